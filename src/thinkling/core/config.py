@@ -1,0 +1,117 @@
+"""Settings: frozen pydantic models, unknown keys forbidden with the closest name, YAML and `key=value` in the same names.
+
+A setting has one home, a field of the `Config` beside the code it steers. This file knows how to read such settings and
+how to say what is wrong with them; it knows none of them itself.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from thinkling.core.errors import ConfigError
+from thinkling.core.shelf import closest
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, unknown keys forbidden, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-4` as text; here it is the number everybody means."""
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """YAML to plain values.
+
+    Raises:
+        ConfigError: Not YAML; names the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one more number
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"this is not YAML: {getattr(error, 'problem', error)}", where=f"{where}{line}") from error
+
+
+def read_yaml_file(path: Path) -> Any:
+    """A YAML file to plain values.
+
+    Raises:
+        ConfigError: No such file, not UTF-8, not YAML.
+    """
+    try:
+        return read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path.name}: {error}", where=str(path), fix="check the path") from error
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """`sft.learning_rate=1e-4` to (["sft", "learning_rate"], 0.0001); the value is YAML.
+
+    Raises:
+        ConfigError: There is no `=`, or no key before it.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"'{text}' is not a setting", where="command line", fix="write key=value, with no spaces around the =")
+    return key.strip().split("."), read_yaml(value, f"the value of {key}")
+
+
+def resolve(kind: type[C], values: dict[str, Any], where: str) -> C:
+    """Plain values to a checked Config.
+
+    Raises:
+        ConfigError: Unknown key (with the closest name), wrong type, value out of range; the first one, in plain words.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _explain(kind, error, where) from error
+
+
+def _explain(kind: type[Config], error: ValidationError, where: str) -> ConfigError:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = known_keys(kind, first["loc"][:-1])
+        return ConfigError(
+            f"unknown setting '{path}'",
+            where=where,
+            fix=closest(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}",
+        )
+    if first["type"] == "missing":
+        return ConfigError(f"the setting '{path}' is missing", where=where, fix=f"add {path}=…")
+    given = first.get("input")
+    return ConfigError(f"{path} = {given!r}: {_plain(first['msg'])}", where=where, fix=f"give {path} another value")
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
+def known_keys(kind: type[Config], path: tuple[int | str, ...] = ()) -> list[str]:
+    """The field names of a Config, or of the Config nested at `path` in it."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Config)):
+            return sorted(kind.model_fields)
+        kind = annotation
+    return sorted(kind.model_fields)

@@ -1,0 +1,242 @@
+"""The run folder: one execution of a stage, and the only thing stages hand to each other on disk.
+
+This file owns every name in it; nobody else builds a path by hand.
+
+    recipe.yaml      the settings as resolved, every default written out
+    plan.json        what was promised: rows, tokens, steps, memory by phase, minutes
+    metrics.jsonl    one line a step; names have a place and a unit
+    samples.jsonl    completions seen during training
+    items.jsonl      one line per evaluated item
+    evaluation.json  scores with n, intervals and baselines
+    checkpoints/     step-N/, whole or absent
+    environment.txt  what it ran on
+    report.html      one page, opens offline
+    done.json        why it ended
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thinkling.core.errors import RunError
+from thinkling.core.files import write_atomically, write_json
+
+
+class Run:
+    """One run folder. `Run.start` writes to it, `Run.open` only reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def start(cls, path: Path, settings: Mapping[str, Any]) -> Run:
+        """Make the folder, or continue one with the same settings, and hold it for this process alone.
+
+        Raises:
+            RunError: Another process is writing it, or it belongs to other settings.
+        """
+        run = cls(Path(path))
+        run.path.mkdir(parents=True, exist_ok=True)
+        run._hold()
+        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+        if run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
+            run.close()
+            raise RunError(
+                f"the run '{run.path.name}' was made with other settings: {_first_difference(run.settings(), dict(settings))}",
+                where=str(run.recipe_file),
+                fix="choose another name with run_dir=PATH, or delete the folder",
+            )
+        write_atomically(run.recipe_file, text)
+        write_atomically(run.environment_file, environment())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """A run that exists, for reading.
+
+        Raises:
+            RunError: This is not a run folder.
+        """
+        run = cls(Path(path))
+        if not run.recipe_file.is_file():
+            raise RunError(f"{path} is not a run folder", where=str(run.recipe_file), fix="name a folder under runs/")
+        return run
+
+    # names ------------------------------------------------------------------------------------------------------
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def items_file(self) -> Path:
+        return self.path / "items.jsonl"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def done_file(self) -> Path:
+        return self.path / "done.json"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.txt"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint_dir(self, step: int) -> Path:
+        return self.checkpoints_dir / f"step-{step}"
+
+    # writing ----------------------------------------------------------------------------------------------------
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl."""
+        self._append(self.metrics_file, {"step": step, **metrics})
+
+    def sample(self, record: Mapping[str, Any]) -> None:
+        """One line of samples.jsonl."""
+        self._append(self.samples_file, record)
+
+    def items(self, records: list[dict[str, Any]]) -> None:
+        """The whole of items.jsonl."""
+        write_atomically(self.items_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+
+    def keep_steps_up_to(self, step: int) -> None:
+        """Forget metrics and samples later than `step`: a resumed run writes them again, the same."""
+        for file in (self.metrics_file, self.samples_file):
+            if file.exists():
+                kept = [line for line in read_jsonl(file) if line.get("step", 0) <= step]
+                write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+    def finish(self, reason: str, **facts: Any) -> None:
+        """Write done.json: why the run ended."""
+        write_json(self.done_file, {"reason": reason, **facts})
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it came to its planned end (and was not interrupted or stopped by an error)."""
+        return self.done_file.exists() and read_json(self.done_file).get("reason") == "finished"
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _append(self, file: Path, record: Mapping[str, Any]) -> None:
+        with open(file, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _hold(self) -> None:
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise RunError(
+                f"another process is writing the run '{self.path.name}'",
+                where=str(self.path),
+                fix="wait for it, or choose another name with run_dir=PATH",
+            ) from None
+
+    # reading ----------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """recipe.yaml as plain values."""
+        return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
+
+    def plan(self) -> dict[str, Any]:
+        return read_json(self.plan_file)
+
+    def evaluation(self) -> dict[str, Any]:
+        return read_json(self.evaluation_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+    def samples(self) -> list[dict[str, Any]]:
+        return list(read_jsonl(self.samples_file)) if self.samples_file.exists() else []
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder), oldest first."""
+        found = self.checkpoints_dir.glob("step-*") if self.checkpoints_dir.exists() else []
+        return sorted((int(p.name.removeprefix("step-")), p) for p in found if p.name.removeprefix("step-").isdigit())
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of ours.
+
+    Raises:
+        RunError: Absent or damaged.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {file.name}: {error}", where=str(file), fix="delete the file and run the stage again") from error
+
+
+def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
+    """Records of a file of ours. A last line cut off by a kill is left out; any other damage is an error."""
+    lines = file.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise RunError(f"line {number} of {file.name} is damaged", where=str(file), fix="delete the line") from error
+
+
+def environment() -> str:
+    """What this process runs on, for environment.txt. Reads torch's version only where torch is loaded."""
+    torch = sys.modules.get("torch")
+    facts = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": getattr(torch, "__version__", "not loaded"),
+        "threads": torch.get_num_threads() if torch else "not loaded",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability() if torch else "not loaded",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    return "".join(f"{key}: {value}\n" for key, value in facts.items())
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+    return "the order of its keys"

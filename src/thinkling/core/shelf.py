@@ -1,0 +1,57 @@
+"""A shelf is a folder whose files are its entries: `rewards/number.py` *is* the reward `number`. There is no list to edit.
+
+Names are listed without importing anything, so that help texts answer in a blink; an entry is imported when it is used.
+A private entry needs no install: a path such as `./my_reward.py` works wherever a name does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from thinkling.core.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def names(shelf: str) -> list[str]:
+    """The entries of a shelf, by file name, sorted."""
+    return sorted(file.stem for file in (PACKAGE / shelf).glob("*.py") if not file.stem.startswith("_"))
+
+
+def closest(name: str, known: list[str]) -> str:
+    """' Did you mean ...?' or nothing, to append to a message."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else ""
+
+
+def entry(shelf: str, name: str) -> ModuleType:
+    """The module of one entry, or of a user's own file when `name` is a path that ends in .py.
+
+    Raises:
+        ConfigError: No such entry or file.
+    """
+    if name.endswith(".py"):
+        return _private(shelf, Path(name).expanduser())
+    known = names(shelf)
+    if name not in known:
+        raise ConfigError(
+            f"there is no entry '{name}' on the shelf '{shelf}'",
+            where=f"{shelf}: {', '.join(known)}",
+            fix=closest(name, known) or f"use one of these, or a file of your own: ./{name}.py",
+        )
+    return importlib.import_module(f"thinkling.{shelf}.{name}")
+
+
+def _private(shelf: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}", where=f"a private entry of the shelf '{shelf}'", fix="check the path")
+    spec = importlib.util.spec_from_file_location(f"thinkling_private_{shelf}_{path.stem}", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
