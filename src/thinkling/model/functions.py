@@ -1,0 +1,77 @@
+"""Element-wise functions of the decoder with hand-written backward passes.
+
+Each has a plain version beside it, the oracle of its gradient test. They exist because autograd's own composition keeps
+more and passes over memory more often: on two cores the norms alone cost as much backward as the attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rms_norm_plain(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Zhang & Sennrich 2019 (arXiv:1910.07467), equation 4, in fp32 inside. x (..., D), weight (D,)."""
+    wide = x.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return weight * (wide * scale).to(x.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # (..., 1)
+        normed = wide.mul_(scale).to(x.dtype) if x.dtype != torch.float32 else wide * scale
+        ctx.save_for_backward(normed, weight, scale)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        normed, weight, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        through = (gradient * weight).float()  # (..., D)
+        wide = normed.float()
+        width = wide.shape[-1]
+        mean = (through * wide).sum(-1, keepdim=True).div_(width)  # (..., 1)
+        d_x = through.addcmul_(wide, mean, value=-1).mul_(scale).to(gradient.dtype)
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = (gradient * normed).reshape(-1, width).sum(0, dtype=torch.float32).to(weight.dtype)  # (D,)
+        return d_x, d_weight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """`rms_norm_plain` with one fp32 pass forward and one backward. x (..., D), weight (D,) -> (..., D)."""
+    out: Tensor = _RMSNorm.apply(x, weight, epsilon)
+    return out
+
+
+def rotate_plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE, Su et al. 2021 (arXiv:2104.09864), equation 34, in the half-split order of Hugging Face.
+
+    x (N, H, E); cos, sin (N, 1, E), each half of E holding the same angles.
+    """
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate_plain(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        # The transpose of a rotation turns the other way.
+        return rotate_plain(gradients[0], cos, -sin), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate_plain`, keeping nothing of x for the backward pass."""
+    out: Tensor = _Rotate.apply(x, cos, sin)
+    return out
