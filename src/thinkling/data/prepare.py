@@ -1,0 +1,234 @@
+"""From conversations to rows of weighted tokens, with an account of everything that did not make it.
+
+Nothing is lost silently: rows left out, cut or split are counted, and a file that would teach nothing, or that loses
+more answers than a threshold, is refused before the first step, with the setting that would mend it.
+
+The rules. A row longer than `cutoff_len` is left out ("drop"), cut at its end ("cut") or an error ("error"). Tokens
+after the last learnt one are left off: a causal model's loss cannot see them. A row with a blank answer to learn is
+left out. A conversation whose template rewrites earlier turns becomes one row an answer (tokenizer/chat.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from thinkling.core.errors import ConfigError, DataError
+from thinkling.data.types import Conversation
+from thinkling.tokenizer.chat import encode_turns
+
+if TYPE_CHECKING:
+    from thinkling.tokenizer.tokenizer import Tokenizer
+
+TooLong = Literal["drop", "cut", "error"]
+
+# Two rows in a hundred: more than a few outliers means that the cutoff does not fit the data.
+MAX_LOST_ANSWERS = 0.02
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row to train on."""
+
+    tokens: list[int]
+    """(N,) ids; the last one is learnt."""
+    weights: list[float]
+    """(N,) how much the prediction of each counts."""
+    source: str
+    """The file and line, or task and item, it came from."""
+
+    @property
+    def n_supervised(self) -> int:
+        """Tokens whose prediction counts; the first token of a row has no predictor."""
+        return sum(weight != 0 for weight in self.weights[1:])
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of the conversations. `rows` = `kept` + `dropped` + `blank` + `nothing_learnt`."""
+
+    rows: int
+    """Conversations, after those of rewriting templates were split into one row an answer."""
+    kept: int
+    """Rows to train on, cut ones included."""
+    dropped: int
+    """Too long and left out, or cut before the first learnt token."""
+    cut: int
+    """Kept without their end."""
+    answers_cut: int
+    """Rows that lost the end of an answer: all that were dropped or cut for their length."""
+    blank: int
+    """Left out because an answer to learn is empty."""
+    nothing_learnt: int
+    """Left out because no message is to be learnt."""
+    split: int
+    """Conversations split into one row an answer, because the template rewrites earlier turns."""
+    tokens: int
+    supervised_tokens: int
+    longest: int
+    """Tokens of the longest row before the cutoff."""
+    cutoff_len: int
+
+    @property
+    def lost_answers(self) -> float:
+        """Share of all rows that lost the end of an answer, 0 to 1."""
+        return self.answers_cut / self.rows if self.rows else 0.0
+
+    def lines(self) -> list[str]:
+        """The account in words; counts of zero are not mentioned."""
+        counted = [
+            (self.dropped, f"too long for cutoff_len {self.cutoff_len}: left out"),
+            (self.cut, f"too long for cutoff_len {self.cutoff_len}: cut, and the end of the answer is not learnt"),
+            (self.blank, "with an empty answer: left out"),
+            (self.nothing_learnt, "without a message to learn: left out"),
+            (self.split, "conversations split into one row an answer: the chat template rewrites earlier turns"),
+        ]
+        kept = (
+            f"{self.kept:,} of {self.rows:,} rows, {self.tokens:,} tokens, "
+            f"{self.supervised_tokens:,} of them learnt; the longest row had {self.longest:,}"
+        )
+        return [kept, *(f"{count:,} {words}" for count, words in counted if count)]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows to train on, and the account of how they came about."""
+
+    rows: list[TokenRow]
+    report: PrepareReport
+
+
+def prepare(
+    conversations: Iterable[Conversation],
+    tokenizer: Tokenizer,
+    *,
+    cutoff_len: int,
+    too_long: TooLong = "drop",
+    max_lost_answers: float = MAX_LOST_ANSWERS,
+) -> Prepared:
+    """Conversations as rows of at most `cutoff_len` tokens, each ending in a learnt token.
+
+    Args:
+        conversations: In file order; the rows keep it.
+        tokenizer: Its chat template writes the text.
+        cutoff_len: Longest row, in tokens.
+        too_long: What becomes of longer ones: "drop", "cut" or "error".
+        max_lost_answers: Share of rows, 0 to 1, that may lose the end of an answer to the cutoff.
+
+    Raises:
+        DataError: No conversations, nothing to learn in any, more answers lost than allowed, or (under "error") one
+            row too long.
+        ConfigError: A setting that cannot be right.
+    """
+    _check_settings(cutoff_len, too_long, max_lost_answers)
+    whole: list[TokenRow] = []
+    blank = nothing = split = 0
+    for conversation in conversations:
+        rows = _encoded(conversation, tokenizer)
+        split += len(rows) > 1
+        blank += not rows
+        nothing += sum(not row.tokens for row in rows)
+        whole += [row for row in rows if row.tokens]
+    kept = _fit(whole, cutoff_len, too_long)
+    cut = sum(len(row.tokens) > cutoff_len and short is not None for row, short in zip(whole, kept, strict=True))
+    rows = [row for row in kept if row is not None]
+    dropped = len(whole) - len(rows)
+    report = PrepareReport(
+        rows=len(whole) + blank + nothing,
+        kept=len(rows),
+        dropped=dropped,
+        cut=cut,
+        answers_cut=dropped + cut,
+        blank=blank,
+        nothing_learnt=nothing,
+        split=split,
+        tokens=sum(len(row.tokens) for row in rows),
+        supervised_tokens=sum(row.n_supervised for row in rows),
+        longest=max((len(row.tokens) for row in whole), default=0),
+        cutoff_len=cutoff_len,
+    )
+    _refuse_what_teaches_nothing(report, [len(row.tokens) for row in whole], max_lost_answers)
+    return Prepared(rows, report)
+
+
+def _check_settings(cutoff_len: int, too_long: str, max_lost_answers: float) -> None:
+    if cutoff_len < 2:
+        raise ConfigError(f"cutoff_len {cutoff_len} leaves no token to predict", fix="set it to 2 or more, usually 512")
+    if too_long not in get_args(TooLong):
+        raise ConfigError(
+            f"there is no rule '{too_long}' for rows too long", fix='too_long is "drop", "cut" or "error"'
+        )
+    if not 0 <= max_lost_answers <= 1:
+        raise ConfigError(f"max_lost_answers is a share of rows, not {max_lost_answers}", fix="set it between 0 and 1")
+
+
+def _encoded(conversation: Conversation, tokenizer: Tokenizer) -> list[TokenRow]:
+    """Rows of one conversation, without the tokens after the last learnt one; none where an answer to learn is blank.
+
+    A conversation that learns nothing gives one row without tokens.
+    """
+    learnt = [message for index, message in enumerate(conversation.messages) if conversation.learns(index)]
+    if any(not message.content.strip() for message in learnt):
+        return []
+    if not learnt:
+        return [TokenRow([], [], conversation.source)]
+    try:
+        encoded = encode_turns(tokenizer, conversation)
+    except DataError as error:
+        raise type(error)(
+            error.what, where=", ".join(filter(None, [conversation.source, error.where])), fix=error.fix
+        ) from error
+    return [_trimmed(TokenRow(tokens, weights, conversation.source)) for tokens, weights in encoded]
+
+
+def _trimmed(row: TokenRow) -> TokenRow:
+    end = max((place + 1 for place, weight in enumerate(row.weights) if weight), default=0)
+    return TokenRow(row.tokens[:end], row.weights[:end], row.source)
+
+
+def _fit(rows: Sequence[TokenRow], cutoff_len: int, too_long: TooLong) -> list[TokenRow | None]:
+    """Each row within the cutoff, by the rule; None for those left out."""
+    fitted: list[TokenRow | None] = []
+    for row in rows:
+        if len(row.tokens) <= cutoff_len:
+            fitted.append(row)
+        elif too_long == "error":
+            raise DataError(
+                f"a row has {len(row.tokens):,} tokens and cutoff_len is {cutoff_len:,}",
+                where=row.source,
+                fix=f'raise cutoff_len to {len(row.tokens)}, or say too_long="drop" or "cut"',
+            )
+        elif too_long == "drop":
+            fitted.append(None)
+        else:
+            short = _trimmed(TokenRow(row.tokens[:cutoff_len], row.weights[:cutoff_len], row.source))
+            fitted.append(short if short.n_supervised else None)
+    return fitted
+
+
+def _refuse_what_teaches_nothing(report: PrepareReport, lengths: list[int], max_lost_answers: float) -> None:
+    if report.rows == 0:
+        raise DataError("there are no rows", fix="check that the file has lines, and that the right one was named")
+    if not lengths:
+        raise DataError(
+            f"all {report.rows:,} rows are masked: nothing would be trained on "
+            f"({report.nothing_learnt:,} have no message to learn, {report.blank:,} an empty answer)",
+            fix="each conversation needs an assistant message with text; see `thinkling data show FILE`",
+        )
+    if report.lost_answers > max_lost_answers or report.kept == 0:
+        raise DataError(
+            f"{report.answers_cut:,} of {report.rows:,} rows ({report.lost_answers:.1%}) lose the end of their answer "
+            f"at cutoff_len {report.cutoff_len:,}; at most {max_lost_answers:.1%} may",
+            where=f"row lengths in tokens: median {sorted(lengths)[len(lengths) // 2]:,}, longest {report.longest:,}",
+            fix=_mend(lengths, report.rows, max_lost_answers),
+        )
+
+
+def _mend(lengths: list[int], rows: int, max_lost_answers: float) -> str:
+    """The cutoff that loses no more than allowed, and the one that loses nothing."""
+    allowed = min(math.floor(max_lost_answers * rows), len(lengths) - 1)
+    enough, everything = sorted(lengths, reverse=True)[allowed], max(lengths)
+    keeps_all = f" ({everything} keeps every row)" if everything > enough else ""
+    return f"raise cutoff_len to {enough}{keeps_all}, or allow the loss with max_lost_answers"
