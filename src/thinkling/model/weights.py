@@ -1,0 +1,141 @@
+"""Named tensors on disk: safetensors, one file or shards with an index, as Hugging Face folders have them.
+
+Tensors pass one at a time, so that a model is never in memory twice. Pickled weights are refused: opening one runs
+code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from thinkling.core.errors import ModelError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MAX_SHARD_BYTES = 4 * 2**30
+"""Memory that saving needs beside the model, and a file size that every file system and mirror takes."""
+
+
+def refuse_pickle(path: Path) -> None:
+    """Say why a pickle is not opened, and what to do.
+
+    Raises:
+        ModelError: Always.
+    """
+    raise ModelError(
+        f"{path.name} is a pickle, and opening one can run any code that is hidden in it",
+        where=str(path),
+        fix="use its safetensors files; where there are none, convert it in a sandbox with transformers",
+    )
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Tensor name to the file that holds it.
+
+    Raises:
+        ModelError: Only pickles, nothing at all, a damaged file or index, a shard that is missing.
+    """
+    if (folder / INDEX).is_file():
+        return _sharded(folder)
+    if (folder / SINGLE).is_file():
+        return {name: folder / SINGLE for name in _names(folder / SINGLE)}
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLES:
+            refuse_pickle(file)
+    raise ModelError(
+        "there are no weights here",
+        where=str(folder / SINGLE),
+        fix="name a folder with config.json and model.safetensors",
+    )
+
+
+def _sharded(folder: Path) -> dict[str, Path]:
+    try:
+        places = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder / INDEX, error) from error
+    for shard in sorted(set(places.values())):
+        # The index is somebody else's file: a shard lies in this folder and nowhere else.
+        if Path(shard).name != shard or Path(shard).suffix != ".safetensors":
+            raise ModelError(
+                f"the index names '{shard}', which is not a safetensors file of this folder", where=str(folder / INDEX)
+            )
+        if not (folder / shard).is_file():
+            raise ModelError(f"the shard {shard} is missing", where=str(folder), fix="fetch the model again")
+        held = _names(folder / shard)
+        lost = [name for name, place in places.items() if place == shard and name not in held]
+        if lost:
+            raise ModelError(
+                f"{shard} lacks {lost[0]}, which the index places there", where=str(folder), fix="fetch the model again"
+            )
+    return {name: folder / place for name, place in places.items()}
+
+
+def _names(file: Path) -> set[str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return set(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file.name} is damaged: {error}", where=str(file), fix="delete it and fetch the model again")
+
+
+def read_weights(places: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with its name, file by file, mapped from disk: copy what you keep.
+
+    Raises:
+        ModelError: A damaged file.
+    """
+    for file in sorted(set(places.values())):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in sorted(name for name, place in places.items() if place == file):
+                    yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise _damaged(file, error) from error
+
+
+def write_weights(
+    sizes: Mapping[str, int], tensor: Callable[[str], Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Save tensors as one file, or as shards with an index where they are too many.
+
+    Args:
+        sizes: Bytes of each tensor as it will be saved, in the order of saving.
+        tensor: Gives a tensor by its name when its turn has come; it must be contiguous.
+        folder: Where; it exists.
+        max_shard_bytes: No file is larger, unless one tensor is.
+    """
+    shards = _shards(sizes, max_shard_bytes)
+    places: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        places |= dict.fromkeys(names, file)
+        with torch.no_grad():
+            save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
