@@ -1,0 +1,27 @@
+"""Recipes: a named list of stages with their settings, in YAML, checked whole before the first step.
+
+    name: first-steps
+    about: one line that `thinkling run --help` shows
+    variables:
+      model: smollm2-135m
+    stages:
+      - sft:
+          name: sft
+          model: ${model}
+      - evaluate:
+          name: after
+          model: "@sft"
+
+A stage is a module of the shelf `stages` (or a file of your own, `./my_stage.py`) with a `Config` that has a `name`,
+and `run(config, run, progress, earlier)`. `${model}` is a variable; a setting that is "@sft" and nothing else means the
+result of the earlier stage named sft. Overrides `sft.learning_rate=1e-4` address a stage by its name; a key alone
+addresses the variable of that name, or the only stage that knows it.
+"""
+
+from __future__ import annotations
+
+from thinkling.recipes.editors import schema
+from thinkling.recipes.loading import Recipe, StageSpec, build, find, load, names, plain
+from thinkling.recipes.running import run
+
+__all__ = ["Recipe", "StageSpec", "build", "find", "load", "names", "plain", "run", "schema"]

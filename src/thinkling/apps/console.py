@@ -1,0 +1,208 @@
+"""What work looks like in a terminal: a live bar for a person, a plain line every ten seconds for a log.
+
+Phases nest (an evaluation inside a training run), so they are a stack. What a line says is computed by pure functions
+at the end of this file; the class only keeps time and prints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from thinkling.core.device import process_memory_gib
+from thinkling.core.language import tr
+
+LONG_S = 2.0
+"""A phase that took longer leaves a line behind."""
+LINE_EVERY_S = 10.0
+"""Between two lines of one phase where no bar can be shown."""
+FACTS: dict[str, Callable[[float], str]] = {
+    "loss/train": lambda x: tr("loss {x}", x=f"{x:.3f}"),
+    "loss/validation": lambda x: tr("validation loss {x}", x=f"{x:.3f}"),
+    "accuracy/validation": lambda x: tr("{x} right", x=f"{x:.0%}"),
+    "reward/mean": lambda x: tr("reward {x}", x=f"{x:.3f}"),
+    "tokens/per_s": lambda x: tr("{x} tokens/s", x=f"{x:,.0f}"),
+    "bytes/per_s": lambda x: tr("{x} MB/s", x=f"{x / 1e6:,.1f}"),
+    "mfu": lambda x: f"MFU {x:.0%}",
+    "memory/gib": lambda x: f"{x:.1f} GiB",
+}
+"""Facts shown beside a bar, in this order, by their metric's name; the others are in metrics.jsonl."""
+
+
+@dataclass
+class _Phase:
+    """Work under way."""
+
+    name: str
+    total: float
+    unit: str
+    started: float
+    printed: float
+    """When its last line was printed."""
+    done: float = 0.0
+    facts: dict[str, float] = field(default_factory=dict)
+    first: tuple[float, float] | None = None
+    """(time, done) of the first advance: a resumed phase does not begin at 0."""
+    bar: TaskID | None = None
+
+
+class Terminal:
+    """A `core.progress.Progress` for people. A context manager: leaving it gives the terminal back, whatever happened.
+
+    Args:
+        file: Where to print; standard output when None.
+        live: Whether bars may move; when None, whether `file` is a terminal.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self, file: TextIO | None = None, *, live: bool | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = Console(file=file, highlight=False, markup=False, soft_wrap=True, force_terminal=live)
+        self.live = self.console.is_terminal
+        self._clock = clock
+        self._phases: list[_Phase] = []
+        self._bars: Bars | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._phases.clear()
+        self._stop_bars()
+
+    # what happens -----------------------------------------------------------------------------------------------
+
+    def start(self, phase: str, total: float, unit: str) -> None:
+        """A phase begins, inside the one under way if there is one."""
+        now = self._clock()
+        begun = _Phase(tr(phase), total, tr(unit), now, now)
+        if self.live:
+            begun.bar = self._running_bars().add_task(begun.name, total=total or None, text="")
+        self._phases.append(begun)
+
+    def advance(self, done: float, **facts: float) -> None:
+        """Move the bar, or print a line where ten seconds have gone by since the last."""
+        assert self._phases, "advance before start"
+        phase, now = self._phases[-1], self._clock()
+        phase.done = done
+        phase.facts.update(facts)
+        phase.first = phase.first or (now, done)
+        if phase.bar is not None:
+            self._running_bars().update(phase.bar, completed=done, text=self._line(phase, now))
+        elif now - phase.printed >= LINE_EVERY_S:
+            phase.printed = now
+            self._print(f"{phase.name}  {self._line(phase, now)}")
+
+    def finish(self, **facts: float) -> None:
+        """End the innermost phase; one line stays where it took more than two seconds."""
+        assert self._phases, "finish before start"
+        phase, now = self._phases.pop(), self._clock()
+        phase.facts.update(facts)
+        if phase.bar is not None:
+            self._running_bars().remove_task(phase.bar)
+        if not self._phases:
+            self._stop_bars()
+        if now - phase.started > LONG_S:
+            took = tr("{amount} in {time}", amount=_amount(phase.done, phase.unit), time=duration(now - phase.started))
+            self._print("  ".join([phase.name, took, *shown_facts(phase.facts)]))
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._print(tr(text))
+
+    def table(self, title: str, rows: Mapping[str, str]) -> None:
+        """A title and two columns; Chinese characters count as two cells."""
+        self.console.print(Text(tr(title), style="bold"))
+        for line in two_columns(rows):
+            self._print(line)
+
+    # printing ---------------------------------------------------------------------------------------------------
+
+    def _print(self, line: str) -> None:
+        self.console.print(line)
+
+    def _line(self, phase: _Phase, now: float) -> str:
+        facts = dict(phase.facts)
+        if not any(_metric(name) == "memory/gib" for name in facts):
+            facts["memory/gib"] = process_memory_gib()
+        left = seconds_left(phase.done, phase.total, now, phase.started, phase.first)
+        amount = _amount(phase.done, phase.unit, phase.total)
+        rest = [tr("{time} left", time=duration(left))] if left is not None else []
+        return "  ".join([amount, *shown_facts(facts), *rest])
+
+    def _running_bars(self) -> Bars:
+        if self._bars is None:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(24),
+                TextColumn("{task.fields[text]}", markup=False),
+            )
+            # Four redraws a second: more would take time from the cores that train.
+            self._bars = Bars(*columns, console=self.console, transient=True, refresh_per_second=4)
+            self._bars.start()
+        return self._bars
+
+    def _stop_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+# what a line says -------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """0:42, 6:12, 1:02:03.
+
+    Example:
+        >>> duration(3723)
+        '1:02:03'
+    """
+    whole = max(0, round(seconds))
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def seconds_left(
+    done: float, total: float, now: float, started: float, first: tuple[float, float] | None
+) -> float | None:
+    """Time left at the speed since the first advance, or since the start where there was but one; None when unknown."""
+    since, before = first if first and first[1] < done else (started, 0.0)
+    if total <= 0 or done <= before or now <= since:
+        return None
+    return (now - since) / (done - before) * max(0.0, total - done)
+
+
+def shown_facts(facts: Mapping[str, float]) -> list[str]:
+    """The facts worth a place beside a bar, in a fixed order; `tokens_per_s` and `tokens/per_s` are the same."""
+    by_metric = {_metric(name): value for name, value in facts.items()}
+    return [say(by_metric[name]) for name, say in FACTS.items() if name in by_metric]
+
+
+def _metric(name: str) -> str:
+    return name if "/" in name else name.replace("_", "/", 1)
+
+
+def _amount(done: float, unit: str, total: float = 0.0) -> str:
+    if unit == "bytes":
+        return f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB" if total else f"{done / 1e6:,.1f} MB"
+    return f"{done:,.0f}/{total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"
+
+
+def two_columns(rows: Mapping[str, str]) -> list[str]:
+    """Lines of `key  value`, the values below each other."""
+    keys = {tr(key): value for key, value in rows.items()}
+    width = max(map(cell_len, keys), default=0)
+    return [f"  {key}{' ' * (width - cell_len(key))}  {value}".rstrip() for key, value in keys.items()]

@@ -1,0 +1,45 @@
+"""The language of what people read: English in the code, other languages in a catalogue beside this file.
+
+The English text is the key, so that code reads as what it prints and a text without a translation is still printed.
+The language comes from THINKLING_LANG, or else from the locale (LC_ALL, LC_MESSAGES, LANG); `zh…` is Chinese.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+VARIABLES = ("THINKLING_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+
+
+def language(environment: Mapping[str, str] | None = None) -> str:
+    """The first two letters of the first variable that is set: `en`, `zh`; `C` and `POSIX` are `en`."""
+    variables = os.environ if environment is None else environment
+    named = next((variables[name] for name in VARIABLES if variables.get(name)), "en")
+    code = named[:2].lower()
+    return "en" if code in ("c", "c.", "po") else code
+
+
+@functools.cache
+def catalogue(code: str) -> Mapping[str, str]:
+    """English to this language; empty where there is no catalogue, as for English itself."""
+    file = Path(__file__).with_name(f"{code}.yaml")
+    if not file.is_file():
+        return {}
+    # Here and not above: English needs no YAML, and `--help` answers before it could be read.
+    import yaml
+
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def tr(text: str, **facts: object) -> str:
+    """`text` in the user's language, its {placeholders} filled from `facts`.
+
+    Example:
+        >>> tr("{n} steps", n=3)
+        '3 steps'
+    """
+    said = catalogue(language()).get(text, text)
+    return said.format(**facts) if facts else said

@@ -1,0 +1,120 @@
+"""Carrying out a recipe: stage after stage, each in its own run folder; what has finished is not done again.
+
+A finished stage is skipped where its settings are the same and nothing it is made from has run anew; otherwise its old
+result is put aside, never overwritten. However a stage ends, its done.json says how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thinkling.core.errors import Interrupted, RunError, ThinklingError
+from thinkling.core.files import sha256_of, write_atomically, write_json
+from thinkling.core.language import tr
+from thinkling.core.progress import Progress
+from thinkling.core.run import Run, read_json
+from thinkling.recipes.loading import Recipe, StageSpec, plain
+
+
+def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
+    """Carry out the stages in order, each in a folder of its own inside `run_dir`; finished ones are skipped.
+
+    Raises:
+        RunError: A folder is in use, or belongs to other settings.
+        Interrupted: Ctrl-C.
+        ThinklingError: Whatever a stage raises.
+    """
+    run_dir = Path(run_dir)
+    for stage in recipe.stages:
+        progress.table(tr("Settings of {name} ({kind})", name=stage.name, kind=stage.kind), plain(stage.settings))
+    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+    write_atomically(run_dir / "recipe.yaml", text)
+    earlier: dict[str, Run] = {}
+    for number, stage in enumerate(recipe.stages, 1):
+        earlier[stage.name] = _stage(stage, run_dir, progress, earlier, f"{number}/{len(recipe.stages)}")
+
+
+def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping[str, Run], count: str) -> Run:
+    """One stage, or its result where it has finished before."""
+    folder = run_dir / stage.name
+    made_from = _made_from(stage, earlier)
+    finished = _finished(folder, stage)
+    stale = _stale(finished, made_from)
+    if finished and not stale:
+        progress.note(
+            tr("[{count}] {name}: finished before, skipped ({path})", count=count, name=stage.name, path=folder)
+        )
+        return finished
+    if finished:
+        kept = _put_aside(folder)
+        progress.note(
+            tr("'{name}' was made from an older '{other}': kept as {path}", name=stage.name, other=stale[0], path=kept)
+        )
+    progress.note(tr("[{count}] {name} ({kind})", count=count, name=stage.name, kind=stage.kind))
+    run = Run.start(folder, stage.settings)
+    try:
+        _carry_out(stage, run, progress, earlier, made_from)
+    finally:
+        run.close()
+    return run
+
+
+def _finished(folder: Path, stage: StageSpec) -> Run | None:
+    """The run in `folder` where it came to its end with these very settings."""
+    run = Run(folder)
+    done = run.recipe_file.is_file() and run.is_finished and run.settings() == stage.settings
+    return run if done else None
+
+
+def _made_from(stage: StageSpec, earlier: Mapping[str, Run]) -> dict[str, str]:
+    """The results that this stage is made from, each with the hash of its done.json.
+
+    A stage is made from those that its settings name; one whose module says READS_ALL = True (a report), from all.
+    """
+    sources = list(earlier) if getattr(stage.module, "READS_ALL", False) else stage.needs
+    return {name: sha256_of(earlier[name].done_file) for name in sources}
+
+
+def _stale(finished: Run | None, made_from: Mapping[str, str]) -> list[str]:
+    """The sources that are no longer what they were when the stage finished."""
+    then = read_json(finished.done_file).get("made_from", {}) if finished else {}
+    return [name for name, digest in made_from.items() if then.get(name) != digest]
+
+
+def _put_aside(folder: Path) -> Path:
+    """Rename a result that is out of date to the first free NAME.old-1, NAME.old-2, …"""
+    number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.old-{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}.old-{number}"))
+
+
+def _carry_out(
+    stage: StageSpec, run: Run, progress: Progress, earlier: Mapping[str, Run], made_from: Mapping[str, str]
+) -> None:
+    """Run a stage and see to it that done.json says how it ended."""
+    run.done_file.unlink(missing_ok=True)
+    started = time.monotonic()
+    try:
+        stage.module.run(stage.config, run, progress, dict(earlier))
+    except KeyboardInterrupt:
+        _leave_word(run, "interrupted", started)
+        fix = tr("give the same command again to go on: finished stages are skipped")
+        raise Interrupted(tr("stopped by Ctrl-C in '{name}'", name=stage.name), where=str(run.path), fix=fix) from None
+    except ThinklingError as error:
+        _leave_word(run, "interrupted" if isinstance(error, Interrupted) else "failed", started, what=error.what)
+        raise
+    _leave_word(run, "finished", started)
+    write_json(run.done_file, {**read_json(run.done_file), "made_from": dict(made_from)})
+
+
+def _leave_word(run: Run, reason: str, started: float, **facts: Any) -> None:
+    """Write done.json unless the stage has done so. On a full disk the error under way matters more than this one."""
+    if not run.done_file.exists():
+        with contextlib.suppress(RunError, OSError) if reason != "finished" else contextlib.nullcontext():
+            run.finish(reason, minutes=(time.monotonic() - started) / 60, **facts)
