@@ -1,7 +1,7 @@
 """Problems with a program behind every item: drawing them, keeping their splits apart, and what guessing would score.
 
-A family is a function `generate(rng, level) -> Item`. Every item has a key, the calculation without its wording, and a hash
-gives each key to exactly one split: whatever the seeds, no calculation asked in the test was ever trained on.
+A family is a function `generate(rng, level) -> Item`. Every item has a key, the calculation without its wording, and a
+hash gives each key to exactly one split: whatever the seeds, no calculation asked in the test was ever trained on.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def draw(
     levels: Sequence[int],
     language: str,
 ) -> list[Problem]:
-    """`n` different problems of one split; without a level, the levels take turns. The same arguments give the same list.
+    """`n` different problems of one split; without a level, the levels take turns. Same arguments, same list.
 
     Raises:
         ConfigError: Unknown split or level, or no count (a family has no end).
@@ -128,7 +128,7 @@ def _draw_level(
             last_new = index
         if index - last_new > PATIENCE:
             raise DataError(
-                f"the split '{split}' has only about {len(found)} different problems, not {n} ({repeated} repeats drawn)",
+                f"the split '{split}' has about {len(found)} different problems, not {n} ({repeated} repeats drawn)",
                 where=f"task {task}, level {level}",
                 fix=f"ask for at most {len(found)}, add another level, or train more epochs",
             )

@@ -110,7 +110,7 @@ def place_values(number: int) -> list[int]:
 
 
 def _added_up(terms: list[int]) -> list[str]:
-    """[700, 110, 15] as '700 + 110 + 15', '810 + 15': two terms become one at a time; the last sum is left to the caller."""
+    """[700, 110, 15] as '700 + 110 + 15', '810 + 15': one term less each time; the last sum is the caller's."""
     expressions = []
     while len(terms) > 1:
         expressions.append(" + ".join(map(str, terms)))

@@ -1,4 +1,4 @@
-"""Several operations in a row, one a line; the harder levels need the order of operations: products first, brackets first."""
+"""Several operations in a row, one a line; harder levels need the order of operations: products and brackets first."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def _precedence(operator: str) -> int:
     return 2 if operator in "*/" else 1
 
 
-def steps_of(tokens: list[str]) -> list[Step]:
+def steps_of(expression: list[str]) -> list[Step]:
     """The operations of an expression in the order they are to be worked, brackets and products first.
 
-    `tokens` are numbers, signs and round brackets, well formed. Two stacks: numbers, and signs that wait for their turn.
+    `expression` is numbers, signs and round brackets, well formed. Two stacks: numbers, and signs that wait.
     """
     numbers: list[Fraction] = []
     signs: list[str] = []
@@ -53,19 +53,19 @@ def steps_of(tokens: list[str]) -> list[Step]:
         steps.append(step(left, signs.pop(), right))
         numbers.append(steps[-1].result)
 
-    for token in tokens:
-        if token == "(":
-            signs.append(token)
-        elif token == ")":
+    for part in expression:
+        if part == "(":
+            signs.append(part)
+        elif part == ")":
             while signs[-1] != "(":
                 carry_out()
             signs.pop()
-        elif token in "+-*/":
-            while signs and signs[-1] != "(" and _precedence(signs[-1]) >= _precedence(token):
+        elif part in "+-*/":
+            while signs and signs[-1] != "(" and _precedence(signs[-1]) >= _precedence(part):
                 carry_out()
-            signs.append(token)
+            signs.append(part)
         else:
-            numbers.append(Fraction(token))
+            numbers.append(Fraction(part))
     while signs:
         carry_out()
     return steps
