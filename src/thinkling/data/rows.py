@@ -1,0 +1,211 @@
+"""From a file to rows, and from rows to conversations. What cannot be read for certain is refused with its line.
+
+A file holds one JSON object a line, or one JSON list of objects (its first character tells), in UTF-8, as it is or
+under gzip. Each row must be recognised by exactly one entry of the shelf `formats`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, cast
+
+from thinkling.core import shelf
+from thinkling.core.errors import ConfigError, DataError
+from thinkling.data.fields import LABELS, Keys
+from thinkling.data.types import Conversation
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each JSON object of a file with the line it stands on, or in a JSON list its number; both count from 1.
+
+    Blank lines are passed over.
+
+    Raises:
+        DataError: No such file, another kind of file, not UTF-8, broken JSON or something else than an object; with
+            the line.
+    """
+    for place, row in _placed(Path(path)):
+        yield int(place.split()[1]), row
+
+
+def _placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with its place in words: "line 3", or "item 3" of a JSON list."""
+    _check_path(path)
+    try:
+        with _opened(path) as file:
+            start = file.peek(1024)  # type: ignore[attr-defined]
+            if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+                yield from _list_rows(path, file.read())
+            else:
+                yield from _line_rows(path, file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"the gzip file is damaged: {error}", where=str(path), fix="fetch it again") from error
+
+
+def _check_path(path: Path) -> None:
+    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if not path.is_file():
+        near = shelf.closest(path.name, [f.name for f in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise DataError(f"there is no file {path}", fix=near or "check the path")
+    if kind.lower() not in SUFFIXES:
+        raise DataError(
+            f"'{path.suffix}' files cannot be read",
+            where=str(path),
+            fix=f"write the rows as JSON, one object a line, and name the file {path.stem}.jsonl",
+        )
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return cast("IO[bytes]", gzip.open(path, "rb") if zipped else open(path, "rb"))
+
+
+def _line_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        where = f"{path}, line {number}"
+        text = _decoded(line, where)
+        if text.strip():
+            yield f"line {number}", _object(_parsed(text, where), where)
+
+
+def _list_rows(path: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, value in enumerate(_parsed(_decoded(content, str(path)), str(path)), 1):
+        yield f"item {number}", _object(value, f"{path}, item {number}")
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"this is not UTF-8 text but {_encoding_guess(line)}",
+            where=f"{where}, byte {error.start + 1}",
+            fix="convert the file: iconv -f ENCODING -t UTF-8 OLD > NEW (GB18030 for most Chinese files)",
+        ) from error
+
+
+def _encoding_guess(line: bytes) -> str:
+    """For the message alone: nothing is ever read under a guessed encoding."""
+    if line[:2] in BYTE_ORDER_MARKS:
+        return BYTE_ORDER_MARKS[line[:2]]
+    try:
+        line.decode("gb18030")
+    except UnicodeDecodeError:
+        return "some other encoding"
+    return "perhaps GB18030"
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        value = json.loads(text)
+        # "\ud83d" alone is valid JSON and half a character: no tokenizer can encode it.
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        raise DataError(
+            f"broken JSON: {error.msg}",
+            where=f"{where}, {place}character {error.colno}",
+            fix="mend or drop it: every line must be one whole JSON object, or the whole file one JSON list",
+        ) from error
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "half a character (a lone surrogate) in the text", where=where, fix="write it as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"JSON that cannot be read: {error}", where=where, fix="mend or drop this row") from error
+    return value
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a row is a JSON object, and this is {type(value).__name__}",
+            where=where,
+            fix='write it as {"key": "value"}',
+        )
+    return value
+
+
+def read_conversations(
+    path: Path | str, format: str | None = None, options: Mapping[str, Any] | None = None
+) -> list[Conversation]:
+    """Every row of a file as a conversation.
+
+    Args:
+        path: JSON lines or a JSON list, .gz too.
+        format: Name of an entry of the shelf `formats`, or a file of your own (./my_format.py). None: each row must be
+            recognised by exactly one entry.
+        options: Passed to the entry, such as calculator_marks of `gsm8k`; only with a format named.
+
+    Raises:
+        DataError: A row that cannot be read, or that no format or more than one recognises.
+        ConfigError: No such format, or one that does not know an option.
+    """
+    path = Path(path)
+    entries = {name: shelf.entry("formats", name) for name in ([format] if format else shelf.names("formats"))}
+    _check_options(entries, format, options or {})
+    conversations = []
+    for place, row in _placed(path):
+        where = f"{path}, {place}"
+        fields = {key: value for key, value in row.items() if key not in LABELS}
+        conversations.append(_chosen(entries, fields, where).conversation(fields, where, **(options or {})))
+    return conversations
+
+
+def _check_options(entries: Mapping[str, ModuleType], format: str | None, options: Mapping[str, Any]) -> None:
+    if not options:
+        return
+    if format is None:
+        raise ConfigError("options belong to one format, and none is named", fix="name the format of the rows")
+    known = list(inspect.signature(entries[format].conversation).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"the format '{format}' has no option '{name}'",
+                where=f"its options: {', '.join(known) or 'none'}",
+                fix=shelf.closest(name, known) or "leave it out",
+            )
+
+
+def _chosen(entries: Mapping[str, ModuleType], row: Mapping[str, Any], where: str) -> ModuleType:
+    """The one format that recognises the row."""
+    found = [name for name, entry in entries.items() if entry.recognises(row)]
+    if len(found) == 1:
+        return entries[found[0]]
+    keys = ", ".join(map(str, row)) or "none"
+    if found:
+        raise DataError(
+            f"this row fits more than one format: {' and '.join(found)}",
+            where=f"{where}; its keys: {keys}",
+            fix="name the format of the file",
+        )
+    raise DataError(
+        "no format recognises this row"
+        if len(entries) > 1
+        else f"this row is not of the format '{next(iter(entries))}'",
+        where=f"{where}; its keys: {keys}",
+        fix=_closest_format(entries, row),
+    )
+
+
+def _closest_format(entries: Mapping[str, ModuleType], row: Mapping[str, Any]) -> str:
+    """The format with the fewest keys missing or unknown, and what they are."""
+    shapes: list[tuple[str, Keys]] = [(name, keys) for name, entry in entries.items() for keys in entry.KEYS]
+    name, keys = min(shapes, key=lambda shape: len(shape[1].missing(row)) + len(shape[1].unknown(row)))
+    faults = [
+        words + ", ".join(found)
+        for words, found in (("it lacks ", keys.missing(row)), ("it does not know ", keys.unknown(row)))
+        if found
+    ]
+    return f"the closest is '{name}' with {keys}: {' and '.join(faults) or 'the items of its list have other keys'}"
