@@ -123,14 +123,10 @@ def prepare(
         ConfigError: A setting that cannot be right.
     """
     _check_settings(cutoff_len, too_long, max_lost_answers)
-    whole: list[TokenRow] = []
-    blank = nothing = split = 0
-    for conversation in conversations:
-        rows = _encoded(conversation, tokenizer)
-        split += len(rows) > 1
-        blank += not rows
-        nothing += sum(not row.tokens for row in rows)
-        whole += [row for row in rows if row.tokens]
+    encoded = [encode_rows(conversation, tokenizer) for conversation in conversations]
+    whole = [row for one in encoded for row in one.rows]
+    blank = sum(one.left_out == "blank" for one in encoded)
+    nothing = sum(one.left_out == "nothing_learnt" for one in encoded)
     kept = _fit(whole, cutoff_len, too_long)
     cut = sum(len(row.tokens) > cutoff_len and short is not None for row, short in zip(whole, kept, strict=True))
     rows = [row for row in kept if row is not None]
@@ -143,7 +139,7 @@ def prepare(
         answers_cut=dropped + cut,
         blank=blank,
         nothing_learnt=nothing,
-        split=split,
+        split=sum(len(one.rows) > 1 for one in encoded),
         tokens=sum(len(row.tokens) for row in rows),
         supervised_tokens=sum(row.n_supervised for row in rows),
         longest=max((len(row.tokens) for row in whole), default=0),
@@ -164,23 +160,33 @@ def _check_settings(cutoff_len: int, too_long: str, max_lost_answers: float) -> 
         raise ConfigError(f"max_lost_answers is a share of rows, not {max_lost_answers}", fix="set it between 0 and 1")
 
 
-def _encoded(conversation: Conversation, tokenizer: Tokenizer) -> list[TokenRow]:
-    """Rows of one conversation, without the tokens after the last learnt one; none where an answer to learn is blank.
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation as rows, before any cutoff."""
 
-    A conversation that learns nothing gives one row without tokens.
+    rows: list[TokenRow]
+    """One, or one an answer where the chat template rewrites earlier turns; none where it is left out."""
+    left_out: Literal["", "blank", "nothing_learnt"] = ""
+    """Why there are none: an answer to learn is empty, or no message is to be learnt."""
+
+
+def encode_rows(conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
+    """The very rows that are trained on, without the tokens after the last learnt one.
+
+    Raises:
+        DataError, ModelError: As `tokenizer.chat.encode_turns`, with the place of the conversation.
     """
     learnt = [message for index, message in enumerate(conversation.messages) if conversation.learns(index)]
-    if any(not message.content.strip() for message in learnt):
-        return []
     if not learnt:
-        return [TokenRow([], [], conversation.source)]
+        return Encoded([], "nothing_learnt")
+    if any(not message.content.strip() for message in learnt):
+        return Encoded([], "blank")
     try:
         encoded = encode_turns(tokenizer, conversation)
     except DataError as error:
-        raise type(error)(
-            error.what, where=", ".join(filter(None, [conversation.source, error.where])), fix=error.fix
-        ) from error
-    return [_trimmed(TokenRow(tokens, weights, conversation.source)) for tokens, weights in encoded]
+        where = ", ".join(filter(None, [conversation.source, error.where]))
+        raise type(error)(error.what, where=where, fix=error.fix) from error
+    return Encoded([_trimmed(TokenRow(tokens, weights, conversation.source)) for tokens, weights in encoded])
 
 
 def _trimmed(row: TokenRow) -> TokenRow:
@@ -217,7 +223,13 @@ def _refuse_what_teaches_nothing(report: PrepareReport, lengths: list[int], max_
             f"({report.nothing_learnt:,} have no message to learn, {report.blank:,} an empty answer)",
             fix="each conversation needs an assistant message with text; see `thinkling data show FILE`",
         )
-    if report.lost_answers > max_lost_answers or report.kept == 0:
+    if report.kept == 0:
+        raise DataError(
+            f"no answer fits into cutoff_len {report.cutoff_len:,}: nothing would be trained on",
+            where=f"{len(lengths):,} rows of {min(lengths):,} to {report.longest:,} tokens",
+            fix=_mend(lengths, report.rows, max_lost_answers),
+        )
+    if report.lost_answers > max_lost_answers:
         raise DataError(
             f"{report.answers_cut:,} of {report.rows:,} rows ({report.lost_answers:.1%}) lose the end of their answer "
             f"at cutoff_len {report.cutoff_len:,}; at most {max_lost_answers:.1%} may",

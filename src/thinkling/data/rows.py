@@ -200,12 +200,13 @@ def _chosen(entries: Mapping[str, ModuleType], row: Mapping[str, Any], where: st
 
 
 def _closest_format(entries: Mapping[str, ModuleType], row: Mapping[str, Any]) -> str:
-    """The format with the fewest keys missing or unknown, and what they are."""
+    """The format that shares most keys with the row, and what stands between them."""
     shapes: list[tuple[str, Keys]] = [(name, keys) for name, entry in entries.items() for keys in entry.KEYS]
     name, keys = min(shapes, key=lambda shape: len(shape[1].missing(row)) + len(shape[1].unknown(row)))
-    faults = [
-        words + ", ".join(found)
-        for words, found in (("it lacks ", keys.missing(row)), ("it does not know ", keys.unknown(row)))
-        if found
-    ]
-    return f"the closest is '{name}' with {keys}: {' and '.join(faults) or 'the items of its list have other keys'}"
+    missing, unknown = keys.missing(row), keys.unknown(row)
+    if len(missing) == len(keys.required):
+        return "the formats are " + "; ".join(f"{name}: {keys}" for name, keys in shapes)
+    faults = [f"add {', '.join(missing)}"] if missing else []
+    faults += [f"take out or rename {', '.join(unknown)}"] if unknown else []
+    mend = " and ".join(faults) or "the items of its list have other keys"
+    return f"the closest is '{name}' with {keys}: {mend}"

@@ -1,0 +1,257 @@
+"""`thinkling data show`: the very tokens that training sees, one by one, and which of them are learnt.
+
+What is shown comes out of the functions that training calls, so that it cannot say something else. Learnt tokens stand
+on green, in two shades in turn so that each token can be told from the next; without colour they stand in ⟦brackets⟧,
+parted by ¦. Special tokens are written out, line breaks have a ↵, and ✂ marks the cutoff.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from rich.cells import set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from thinkling.core import shelf
+from thinkling.core.errors import ConfigError
+from thinkling.data.prepare import MAX_LOST_ANSWERS, TokenRow, encode_rows, prepare
+from thinkling.data.rows import read_conversations
+from thinkling.data.types import Conversation
+
+if TYPE_CHECKING:
+    from thinkling.tokenizer.tokenizer import Tokenizer
+
+LEARNT = ("black on green3", "black on spring_green2")
+LEARNT_SPECIAL = "bold black on yellow3"
+READ = "dim"
+READ_SPECIAL = "dim cyan"
+BEYOND = "strike dim red"
+LEFT_OUT = {"blank": "left out: an answer to learn is empty", "nothing_learnt": "left out: no message is to be learnt"}
+# A character of a rare script is at most four bytes, and a byte-level token at least one.
+MOST_PARTS = 4
+# The picture of the masks shows the end of each row, where the answer is; more does not fit beside each other.
+MASK_TOKENS = 14
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown as one: a token, or the few tokens that make one character."""
+
+    text: str
+    tokens: tuple[int, ...]
+    weight: float
+    is_special: bool
+
+
+def cells(tokenizer: Tokenizer, row: TokenRow) -> list[Cell]:
+    """The row as readable pieces, in order; together they hold every token once."""
+    pieces: list[Cell] = []
+    low = 0
+    while low < len(row.tokens):
+        before = pieces[-1].tokens if pieces else ()
+        high, text = low + 1, _text_after(tokenizer, before, row.tokens[low : low + 1])
+        while text.endswith("�") and high - low < MOST_PARTS and row.weights[high : high + 1] == [row.weights[low]]:
+            high += 1
+            text = _text_after(tokenizer, before, row.tokens[low:high])
+        special = row.tokens[low] in tokenizer.special_ids
+        pieces.append(Cell(text, tuple(row.tokens[low:high]), row.weights[low], special))
+        low = high
+    return pieces
+
+
+def _text_after(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Tokens as they read after those before them: many tokenizers drop a space at the very beginning."""
+    read = tokenizer.decode(before, skip_special=False)
+    return tokenizer.decode([*before, *tokens], skip_special=False)[len(read) :]
+
+
+def coloured(pieces: Sequence[Cell], cutoff_len: int) -> Text:
+    """The pieces in colour; those beyond the cutoff are struck out."""
+    text = Text()
+    seen = shade = 0
+    for cell in pieces:
+        if seen < cutoff_len < seen + len(cell.tokens) or (seen == cutoff_len and seen):
+            text.append("✂", "bold red")
+        seen += len(cell.tokens)
+        shade += cell.weight != 0
+        style = LEARNT_SPECIAL if cell.is_special else LEARNT[shade % 2]
+        if cell.weight == 0:
+            style = READ_SPECIAL if cell.is_special else READ
+        text.append(_visible(cell.text), BEYOND if seen > cutoff_len else style)
+    return text
+
+
+def plain(pieces: Sequence[Cell], cutoff_len: int) -> str:
+    """The same without colour: learnt tokens in brackets, parted by ¦."""
+    parts: list[str] = []
+    seen = 0
+    for learnt, run in groupby(pieces, key=lambda cell: cell.weight != 0):
+        shown = []
+        for cell in run:
+            cut = seen < cutoff_len < seen + len(cell.tokens) or (seen == cutoff_len and seen > 0)
+            shown.append(("✂" if cut else "") + _visible(cell.text))
+            seen += len(cell.tokens)
+        parts.append(f"⟦{'¦'.join(shown)}⟧" if learnt else "".join(shown))
+    return "".join(parts)
+
+
+def _visible(text: str) -> str:
+    """Line breaks with a sign before them; other control characters as their pictures, so that no escape code acts."""
+    shown = (chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else "␡" if c == "\x7f" else c for c in text)
+    return "".join(shown).replace("\n", "↵\n")
+
+
+def mask_lines(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[str]:
+    """Both masks of a packed stream of these rows' ends: which token sees which, and which predictions count."""
+    ends = [TokenRow(row.tokens[-MASK_TOKENS:], row.weights[-MASK_TOKENS:], row.source) for row in rows]
+    width = sum(len(row.tokens) for row in ends)
+    yield "token        " + "what it sees (attention mask)".ljust(width + 2) + "counts in the loss (loss mask)"
+    before = 0
+    for row in ends:
+        for place, (token, weight) in enumerate(zip(row.tokens, row.weights, strict=True)):
+            seen = " " * before + "■" * (place + 1)
+            name = set_cell_size(_visible(tokenizer.token_text(token)).replace("\n", ""), 11)
+            yield f"{name}  {seen.ljust(width, '·').replace(' ', '·')}  {f'{weight:g}' if weight else '·'}"
+        before += len(row.tokens)
+
+
+def gathered(what: str, format: str | None, limit: int) -> list[Conversation]:
+    """The conversations of a file, or the first `limit` problems of a task: "task:sums?level=2".
+
+    Raises:
+        DataError, ConfigError: As reading the file or drawing the problems.
+    """
+    if not what.startswith("task:"):
+        return read_conversations(Path(what), format)
+    if format is not None:
+        raise ConfigError("format has no effect on a task", where=what, fix="leave it out")
+    # Here and not above: training's own rule for problems comes with torch, which a file does without.
+    from thinkling.data.generated import training_problems
+    from thinkling.stages.sft import solved
+
+    name, _, query = what.removeprefix("task:").partition("?")
+    options: dict[str, Any] = dict(parse_qsl(query))
+    known = ["level", "seed", "path", "split"]
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(
+                f"a task has no '{key}' here",
+                where=what,
+                fix=shelf.closest(key, known) or f"use one of {', '.join(known)}",
+            )
+        if key in ("level", "seed") and not value.isdecimal():
+            raise ConfigError(f"{key} is a whole number, not '{value}'", where=what, fix=f"write {key}=1")
+        options[key] = int(value) if key in ("level", "seed") else value
+    task = shelf.entry("tasks", name)
+    return [solved(task, problem, None) for problem in training_problems(task, limit, **options)]
+
+
+def show(
+    path: str,
+    model: str = "smollm2-135m",
+    rows: int = 3,
+    cutoff_len: int = 1024,
+    format: str | None = None,
+    *,
+    masks: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Print the first rows as they are trained on, the account of the whole file, and what training would refuse.
+
+    Args:
+        path: JSONL or JSON in any known format, or "task:NAME?level=2".
+        model: Whose tokenizer and chat template; anything that names a model.
+        rows: How many conversations to show.
+        cutoff_len: Longest row in tokens; what lies beyond is struck out.
+        format: Name of an entry of the shelf `formats`; None recognises it.
+        masks: Also draw the attention mask and the loss mask of the ends of the first two rows, packed.
+
+    Raises:
+        DataError: The file cannot be read, or would teach nothing.
+        ModelError: No such model, or no chat template.
+    """
+    if rows < 1:
+        raise ConfigError(f"cannot show {rows} rows", fix="ask for 1 or more")
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    conversations = gathered(path, format, rows)
+    tokenizer = _tokenizer(model)
+    shown = [
+        row for conversation in conversations[:rows] for row in _show_one(console, conversation, tokenizer, cutoff_len)
+    ]
+    _legend(console, shown)
+    if masks and shown:
+        console.print()
+        for line in mask_lines(tokenizer, shown[:2]):
+            console.print(line)
+    console.print()
+    _account(console, path, conversations, tokenizer, cutoff_len)
+
+
+def _tokenizer(model: str) -> Tokenizer:
+    from thinkling.model.names import resolve
+    from thinkling.tokenizer.tokenizer import Tokenizer
+
+    return Tokenizer.load(resolve(model))
+
+
+def _show_one(console: Console, conversation: Conversation, tokenizer: Tokenizer, cutoff_len: int) -> list[TokenRow]:
+    """Print one conversation's rows; returns them."""
+    encoded = encode_rows(conversation, tokenizer)
+    if encoded.left_out:
+        console.print(Text(f"{conversation.source}: {LEFT_OUT[encoded.left_out]}\n", style="bold"))
+    for number, row in enumerate(encoded.rows, 1):
+        part = f", answer {number} of {len(encoded.rows)}" if len(encoded.rows) > 1 else ""
+        console.print(
+            Text(f"{row.source}{part}: {len(row.tokens):,} tokens, {row.n_supervised:,} of them learnt", style="bold")
+        )
+        if len(row.tokens) > cutoff_len:
+            console.print(
+                Text(f"{len(row.tokens) - cutoff_len:,} tokens lie beyond cutoff_len {cutoff_len:,} (✂)", "red")
+            )
+        pieces = cells(tokenizer, row)
+        console.print(coloured(pieces, cutoff_len) if console.color_system else plain(pieces, cutoff_len))
+        console.print()
+    return encoded.rows
+
+
+def _legend(console: Console, rows: Sequence[TokenRow]) -> None:
+    if not rows:
+        return
+    weights = Counter(weight for row in rows for weight in row.weights)
+    if console.color_system:
+        legend = Text.assemble(
+            (" learnt ", LEARNT[0]), " ", (" learnt ", LEARNT[1]), " ", (" learnt, special ", LEARNT_SPECIAL), "  ",
+            ("read only", READ), "  ", ("read only, special", READ_SPECIAL),
+        )  # fmt: skip
+    else:
+        legend = Text("⟦learnt¦learnt⟧  all else is only read")
+    console.print(legend)
+    counts = "  ".join(
+        f"weight {weight:g}: {count:,} tokens" for weight, count in sorted(weights.items(), reverse=True)
+    )
+    console.print(counts)
+
+
+def _account(
+    console: Console, path: str, conversations: Sequence[Conversation], tokenizer: Tokenizer, cutoff_len: int
+) -> None:
+    """The same account that training prints, and whether it would refuse."""
+    report = prepare(conversations, tokenizer, cutoff_len=cutoff_len, max_lost_answers=1.0).report
+    console.print(Text(path, style="bold"))
+    for line in report.lines():
+        console.print(f"  {line}")
+    if report.lost_answers > MAX_LOST_ANSWERS:
+        console.print(
+            Text(
+                f"  training would refuse: {report.lost_answers:.1%} of the rows lose the end of their answer, and "
+                f"at most {MAX_LOST_ANSWERS:.0%} may; raise cutoff_len (the longest row has {report.longest:,} tokens)",
+                style="bold red",
+            )
+        )
