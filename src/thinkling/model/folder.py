@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,14 @@ from thinkling.core.errors import ModelError
 from thinkling.core.files import whole_folder
 from thinkling.model.config import ModelConfig, from_hugging_face, to_hugging_face
 from thinkling.model.decoder import Decoder
-from thinkling.model.weights import MAX_SHARD_BYTES, read_weights, refuse_pickle, weight_files, write_weights
+from thinkling.model.weights import (
+    MAX_SHARD_BYTES,
+    read_shapes,
+    read_weights,
+    refuse_pickle,
+    weight_files,
+    write_weights,
+)
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -70,40 +76,42 @@ def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None =
     Raises:
         ModelError: As `load_folder`.
     """
-    with torch.device("meta"):
-        model = Decoder(config)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied ones once
     places = {name: file for name, file in weight_files(folder).items() if not name.endswith(COMPUTED)}
-    _check_names(wanted, places, config, folder)
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in read_weights(places):
-        expected = wanted.get(name, wanted[EMBEDDING])  # a tied head has the embedding's shape
-        if tuple(tensor.shape) != expected:
-            raise ModelError(
-                f"{name} has the shape {tuple(tensor.shape)}, and config.json promises {expected}",
-                where=str(places[name]),
-                fix="config.json and weights are of different models: fetch both again",
-            )
-        tensors[name] = tensor.to(dtype or tensor.dtype, copy=True)
+    check_tensors(read_shapes(places), config, str(folder))
+    tensors = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in read_weights(places)}
     _check_tied(tensors, config, folder)
+    model = _empty(config)
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
 
 
-def _check_names(wanted: Mapping[str, Any], places: Mapping[str, Path], config: ModelConfig, folder: Path) -> None:
-    missing = [name for name in wanted if name not in places]
-    tied = {HEAD} if config.tied_embeddings else set()
-    unexpected = [name for name in places if name not in wanted and name not in tied]
-    for names, what in ((missing, "lack"), (unexpected, "hold, beyond what config.json promises,")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(
-                f"the weights {what} {names[0]}{more}",
-                where=str(folder),
-                fix="config.json and weights are of different models: fetch both again",
-            )
+def _empty(config: ModelConfig) -> Decoder:
+    """A decoder whose parameters have shapes and no memory."""
+    with torch.device("meta"):
+        return Decoder(config)
+
+
+def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, where: str) -> None:
+    """Compare the tensors at hand with those that a config promises.
+
+    Raises:
+        ModelError: One is missing, one is too many, or one has another shape.
+    """
+    wanted = {name: tuple(parameter.shape) for name, parameter in _empty(config).named_parameters()}  # tied ones once
+    allowed = wanted | ({HEAD: wanted[EMBEDDING]} if config.tied_embeddings else {})
+    faults = [f"the weights lack {name}" for name in wanted if name not in shapes]
+    faults += [f"the weights hold {name}, which config.json does not promise" for name in shapes if name not in allowed]
+    faults += [
+        f"{name} has the shape {shape}, and config.json promises {allowed[name]}"
+        for name, shape in shapes.items()
+        if shape != allowed.get(name, shape)
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
+        fix = "config and weights are of different models, or one of them is damaged: fetch both again"
+        raise ModelError(faults[0] + more, where=where, fix=fix)
 
 
 def _check_tied(tensors: dict[str, Tensor], config: ModelConfig, folder: Path) -> None:

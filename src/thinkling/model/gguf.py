@@ -20,6 +20,7 @@ from torch import Tensor
 from thinkling.core.errors import ModelError
 from thinkling.core.files import whole_folder
 from thinkling.model.config import FAMILIES, ModelConfig, to_hugging_face
+from thinkling.model.folder import check_tensors
 from thinkling.model.gguf_file import GgufFile, TensorPlace
 from thinkling.model.weights import write_weights
 from thinkling.tokenizer.pretokenizers import build_byte_level_bpe, known_pretokenizer
@@ -52,8 +53,8 @@ def convert(
     Args:
         path: The file.
         folder: Where the folder shall be.
-        dtype: Of the saved weights. bfloat16 rounds to 8 bits, where a 4-bit block format has fewer than 6 to tell;
-            float32 keeps every unpacked value.
+        dtype: Of the saved weights. bfloat16 moves a value by at most 1 part in 256, far less than the block format
+            did before; float32 keeps every unpacked value.
         notes: Written beside the weights as thinkling.json: where the file came from.
 
     Raises:
@@ -62,6 +63,7 @@ def convert(
     file = GgufFile(path)
     config = read_config(file)
     names = {hugging_face_name(file, name): place for name, place in file.tensors.items()}
+    check_tensors({name: place.shape for name, place in names.items()}, config, str(path))
     tokenizer_files = _tokenizer_files(file)
     with whole_folder(folder) as new:
         for name, content in {**tokenizer_files, "config.json": _config_json(file, config, dtype)}.items():
@@ -87,20 +89,18 @@ def read_config(file: GgufFile) -> ModelConfig:
         )
     _refuse_unsupported(file, family)
     width, n_heads = _fact(file, f"{family}.embedding_length"), _fact(file, f"{family}.attention.head_count")
-    theta = float(file.metadata.get(f"{family}.rope.freq_base", 10000.0))
     return ModelConfig(
         family=family,
         vocab_size=_embedding(file).shape[0],
         width=width,
         n_layers=_fact(file, f"{family}.block_count"),
         n_heads=n_heads,
-        n_kv_heads=int(file.metadata.get(f"{family}.attention.head_count_kv", n_heads)),
-        head_width=int(file.metadata.get(f"{family}.attention.key_length", width // n_heads)),
+        n_kv_heads=_fact(file, f"{family}.attention.head_count_kv", n_heads),
+        head_width=_fact(file, f"{family}.attention.key_length", width // n_heads),
         ffn_width=_fact(file, f"{family}.feed_forward_length"),
         max_positions=_fact(file, f"{family}.context_length"),
-        # Stored as float32: 9.999999747378752e-06 was written as 1e-05.
-        norm_epsilon=float(f"{file.metadata[f'{family}.attention.layer_norm_rms_epsilon']:.6g}"),
-        rope_theta=float(f"{theta:.7g}"),
+        norm_epsilon=_decimal(file, f"{family}.attention.layer_norm_rms_epsilon"),
+        rope_theta=_decimal(file, f"{family}.rope.freq_base", 10000.0),
         rope_scaling=_rope_scaling(file, family),
         tied_embeddings="output.weight" not in file.tensors,
         attention_bias=FAMILIES[family].get("attention_bias", False),
@@ -108,11 +108,19 @@ def read_config(file: GgufFile) -> ModelConfig:
     )
 
 
-def _fact(file: GgufFile, key: str) -> int:
-    value = file.metadata.get(key)
+def _fact(file: GgufFile, key: str, default: int | None = None) -> int:
+    value = file.metadata.get(key, default)
     if not isinstance(value, int) or value < 1:
         raise ModelError(f"the fact {key} is {value!r}", where=str(file.path), fix="fetch the file again")
     return value
+
+
+def _decimal(file: GgufFile, key: str, default: float | None = None) -> float:
+    """A float32 fact as the decimal that was meant: 9.999999747378752e-06 was written as 1e-05."""
+    value = file.metadata.get(key, default)
+    if not isinstance(value, float) or not value > 0:
+        raise ModelError(f"the fact {key} is {value!r}", where=str(file.path), fix="fetch the file again")
+    return float(f"{value:.6g}")
 
 
 def _embedding(file: GgufFile) -> TensorPlace:
@@ -125,14 +133,12 @@ def _embedding(file: GgufFile) -> TensorPlace:
 
 def _refuse_unsupported(file: GgufFile, family: str) -> None:
     facts = file.metadata
-    window = facts.get(f"{family}.attention.sliding_window") or 0
+    scaling = facts.get(f"{family}.rope.scaling.type", "none")
     reasons = {
-        "experts": facts.get(f"{family}.expert_count", 0),
-        "a sliding attention window": 0 < window < facts.get(f"{family}.context_length", 0),
+        "experts": facts.get(f"{family}.expert_count", 0) != 0,
+        "a sliding attention window": facts.get(f"{family}.attention.sliding_window", 0) != 0,
         "rope factors of its own (rope_freqs.weight)": "rope_freqs.weight" in file.tensors,
-        f"rope scaling '{facts.get(f'{family}.rope.scaling.type')}'": facts.get(f"{family}.rope.scaling.type", "none")
-        not in ("none", "linear"),
-        "no rms epsilon": f"{family}.attention.layer_norm_rms_epsilon" not in facts,
+        f"rope scaling '{scaling}'": scaling not in ("none", "linear"),
     }
     for what, present in reasons.items():
         if present:
@@ -144,7 +150,7 @@ def _refuse_unsupported(file: GgufFile, family: str) -> None:
 def _rope_scaling(file: GgufFile, family: str) -> Mapping[str, Any] | None:
     if file.metadata.get(f"{family}.rope.scaling.type", "none") == "none":
         return None
-    return {"rope_type": "linear", "factor": float(file.metadata.get(f"{family}.rope.scaling.factor", 1.0))}
+    return {"rope_type": "linear", "factor": _decimal(file, f"{family}.rope.scaling.factor", 1.0)}
 
 
 def hugging_face_name(file: GgufFile, name: str) -> str:
@@ -200,13 +206,17 @@ def _elements(place: TensorPlace) -> int:
 
 
 def _config_json(file: GgufFile, config: ModelConfig, dtype: torch.dtype) -> str:
-    ids = {key: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for key, name in _ID_KEYS.items()}
-    known = {key: value for key, value in ids.items() if value is not None}
-    return json.dumps({**to_hugging_face(config), "dtype": str(dtype).removeprefix("torch."), **known}, indent=2) + "\n"
+    values = {**to_hugging_face(config), "dtype": str(dtype).removeprefix("torch."), **_special_ids(file)}
+    return json.dumps(values, indent=2) + "\n"
 
 
-_ID_KEYS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-_TOKEN_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
+def _special_ids(file: GgufFile, names: tuple[str, ...] = ("bos_token", "eos_token", "pad_token")) -> dict[str, int]:
+    """{"eos_token_id": 2, ...} of those that the file names."""
+    given = {f"{name}_id": file.metadata.get(f"tokenizer.ggml.{_SPECIAL[name]}_token_id") for name in names}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _tokenizer_files(file: GgufFile) -> dict[str, str]:
@@ -219,35 +229,52 @@ def _tokenizer_files(file: GgufFile) -> dict[str, str]:
             where=str(file.path),
             fix="use the Hugging Face folder of this model",
         )
-    tokens = _list(file, "tokenizer.ggml.tokens")
+    cut = known_pretokenizer(str(facts.get("tokenizer.ggml.pre", "(none given)")), str(file.path))
+    tokens = _texts(file, "tokenizer.ggml.tokens")
     special = {
-        key: tokens[facts[place]]
-        for key, name in _TOKEN_KEYS.items()
-        if (place := f"tokenizer.ggml.{name}_token_id") in facts
+        key.removesuffix("_id"): _at(file, tokens, number)
+        for key, number in _special_ids(file, tuple(_SPECIAL)).items()
     }
     first = special.get("bos_token") if facts.get("tokenizer.ggml.add_bos_token", False) else None
-    cut = known_pretokenizer(str(facts.get("tokenizer.ggml.pre", "(none given)")), str(file.path))
     built = build_byte_level_bpe(
-        tokens, _list(file, "tokenizer.ggml.token_type"), _list(file, "tokenizer.ggml.merges"), cut, first=first
+        tokens, _token_types(file, len(tokens)), _texts(file, "tokenizer.ggml.merges"), cut, first=first
     )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": facts.get(f"{facts['general.architecture']}.context_length"),
+        "model_max_length": _fact(file, f"{facts['general.architecture']}.context_length"),
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
         **special,
         **({"chat_template": facts["tokenizer.chat_template"]} if "tokenizer.chat_template" in facts else {}),
     }
-    ids = {key: facts[place] for key, name in _ID_KEYS.items() if (place := f"tokenizer.ggml.{name}_token_id") in facts}
     return {
         "tokenizer.json": built.to_str(pretty=False),
         "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
-        "generation_config.json": json.dumps(ids, indent=2) + "\n",
+        "generation_config.json": json.dumps(_special_ids(file), indent=2) + "\n",
     }
 
 
-def _list(file: GgufFile, key: str) -> list[Any]:
+def _at(file: GgufFile, tokens: list[str], number: Any) -> str:
+    if not isinstance(number, int) or not 0 <= number < len(tokens):
+        raise ModelError(
+            f"there is no token {number!r} for a special token", where=str(file.path), fix="fetch the file again"
+        )
+    return tokens[number]
+
+
+def _texts(file: GgufFile, key: str) -> list[str]:
     value = file.metadata.get(key)
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ModelError(f"the tokenizer's list {key} is missing", where=str(file.path), fix="fetch the file again")
+    return value
+
+
+def _token_types(file: GgufFile, n_tokens: int) -> list[int]:
+    value = file.metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(value, list) or len(value) != n_tokens:
+        raise ModelError(
+            "the file does not say which tokens are special",
+            where=str(file.path),
+            fix="use the Hugging Face folder of this model",
+        )
     return value

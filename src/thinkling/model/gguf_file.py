@@ -63,7 +63,7 @@ class GgufFile:
         self._at = 4
         try:
             self.metadata: Mapping[str, Any] = self._read_metadata()
-            self.tensors: Mapping[str, TensorPlace] = {place.name: place for place in self._read_places()}
+            self.tensors: Mapping[str, TensorPlace] = self._read_places()
         except (struct.error, ValueError) as error:
             raise self._damaged(str(error)) from error
 
@@ -88,16 +88,21 @@ class GgufFile:
         facts: dict[str, Any] = {}
         for _ in range(n_keys):
             key = self._text()
+            if key in facts:
+                raise ValueError(f"it says {key} twice")
             facts[key] = self._value(self._scalar("<I"))
         return facts
 
-    def _read_places(self) -> list[TensorPlace]:
+    def _read_places(self) -> dict[str, TensorPlace]:
         heads = [self._tensor_head() for _ in range(self._n_tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"the alignment is {alignment}")
         data = -(-self._at // alignment) * alignment
-        return [self._place(data, *head) for head in heads]
+        places = {head[0]: self._place(data, *head) for head in heads}
+        if len(places) != len(heads):
+            raise ValueError("two of its tensors have one name")
+        return places
 
     def _tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._text()

