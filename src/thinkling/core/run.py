@@ -28,8 +28,9 @@ from typing import Any
 
 import yaml
 
-from thinkling.core.errors import RunError
+from thinkling.core.errors import ConfigError, RunError
 from thinkling.core.files import write_atomically, write_json
+from thinkling.core.shelf import closest
 
 
 class Run:
@@ -132,6 +133,14 @@ class Run:
         """The whole of items.jsonl."""
         write_atomically(self.items_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """evaluation.json, whole."""
+        write_json(self.evaluation_file, evaluation)
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """plan.json: what is promised before the first step."""
+        write_json(self.plan_file, plan)
+
     def keep_steps_up_to(self, step: int) -> None:
         """Forget metrics and samples later than `step`: a resumed run writes them again, the same."""
         for file in (self.metrics_file, self.samples_file):
@@ -195,6 +204,23 @@ class Run:
         return sorted((int(p.name.removeprefix("step-")), p) for p in found if p.name.removeprefix("step-").isdigit())
 
 
+def referred(name: str, earlier: Mapping[str, Run]) -> str:
+    """`@sft` is the folder of the earlier stage sft of the same recipe; any other name stays as it is.
+
+    Raises:
+        ConfigError: No earlier stage has that name.
+    """
+    if not name.startswith("@"):
+        return name
+    if name[1:] not in earlier:
+        raise ConfigError(
+            f"'{name}' names no earlier stage",
+            where=f"earlier stages: {', '.join(earlier) or 'none'}",
+            fix=closest(name[1:], list(earlier)) or "name a stage that stands above this one",
+        )
+    return str(earlier[name[1:]].path)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file of ours.
 
@@ -204,7 +230,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {file.name}: {error}", where=str(file), fix="delete the file and run the stage again") from error
+        raise RunError(
+            f"cannot read {file.name}: {error}", where=str(file), fix="delete the file and run the stage again"
+        ) from error
 
 
 def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
@@ -218,7 +246,9 @@ def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 return
-            raise RunError(f"line {number} of {file.name} is damaged", where=str(file), fix="delete the line") from error
+            raise RunError(
+                f"line {number} of {file.name} is damaged", where=str(file), fix="delete the line"
+            ) from error
 
 
 def environment() -> str:

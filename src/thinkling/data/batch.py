@@ -108,14 +108,20 @@ class Batch:
 
 
 def pack(
-    tokens: list[list[int]], weights: list[list[float]], *, groups: list[int] | None = None, sources: list[str] | None = None
+    tokens: list[list[int]],
+    weights: list[list[float]],
+    *,
+    groups: list[int] | None = None,
+    sources: list[str] | None = None,
 ) -> Batch:
     """S rows of tokens with their weights to one stream; the first weight of each row is set to 0.
 
     A segment's first token has no predictor, so its weight could never count.
     """
     assert len(tokens) == len(weights), (len(tokens), len(weights))
-    assert all(len(t) == len(w) and t for t, w in zip(tokens, weights, strict=True)), "a row is empty or its weights do not fit"
+    assert all(len(t) == len(w) and t for t, w in zip(tokens, weights, strict=True)), (
+        "a row is empty or its weights do not fit"
+    )
     lengths = torch.tensor([len(row) for row in tokens])
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     flat_weights = torch.tensor([w for row in weights for w in row], dtype=torch.float32)

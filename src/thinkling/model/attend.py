@@ -195,7 +195,11 @@ def _bucket_backward(
     cells = d_out.new_zeros(b * n, heads, e)
     cells[bucket.real] = d_out[bucket.tokens]
     d_o = _fold(cells.view(b, n, heads, e), group)  # (B*K, G*n, E)
-    folded_q, folded_k, folded_v = _fold(q[bucket.places], group), _fold(k[bucket.places], 1), _fold(v[bucket.places], 1)
+    folded_q, folded_k, folded_v = (
+        _fold(q[bucket.places], group),
+        _fold(k[bucket.places], 1),
+        _fold(v[bucket.places], 1),
+    )
     d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, n, E), summed over the group by the product
     d_scores = torch._softmax_backward_data(torch.bmm(d_o, folded_v.transpose(1, 2)), p, -1, p.dtype)
     d_scores *= e**-0.5
@@ -291,7 +295,9 @@ class CachedAttend:
         self.visible = min(-(-(int(lengths.max()) + 1) // 16) * 16, cache.capacity)
         steps = torch.arange(self.visible, device=cache.keys.device)
         mask = steps <= self.lengths.unsqueeze(1)  # (B, T)
-        self.bias = torch.zeros(mask.shape, dtype=cache.keys.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+        self.bias = torch.zeros(mask.shape, dtype=cache.keys.dtype, device=mask.device).masked_fill_(
+            ~mask, float("-inf")
+        )
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self.cache.fill(layer, k, v, self.rows, self.lengths)

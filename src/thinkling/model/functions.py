@@ -23,7 +23,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # (..., 1)
+        scale = (
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        )  # (..., 1)
         normed = wide.mul_(scale).to(x.dtype) if x.dtype != torch.float32 else wide * scale
         ctx.save_for_backward(normed, weight, scale)
         return normed * weight

@@ -31,7 +31,9 @@ ChunkLoss = Callable[[HeadOutput, int, int], Tensor]
 
 
 @torch.no_grad()
-def predictions(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int, needs: tuple[str, ...] = ("logprobs",)) -> HeadOutput:
+def predictions(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int, needs: tuple[str, ...] = ("logprobs",)
+) -> HeadOutput:
     """Log-probabilities of the targets without gradient. hidden (M, D), weight (V, D), targets (M,)."""
     parts = []
     for low in range(0, len(targets), chunk):
@@ -117,5 +119,3 @@ def _concatenate(parts: list[HeadOutput], device: torch.device) -> HeadOutput:
         return HeadOutput(torch.zeros(0, device=device))
     entropies = [part.entropy for part in parts if part.entropy is not None]
     return HeadOutput(torch.cat([part.logprobs for part in parts]), torch.cat(entropies) if entropies else None)
-
-

@@ -1,0 +1,116 @@
+"""Checkpoints: whole or absent, verified when read.
+
+    checkpoints/step-N/model/               a Hugging Face folder: serve it, evaluate it, go on from it
+    checkpoints/step-N/optimizer.safetensors   fp32 masters and moments
+    checkpoints/step-N/state.json           step, data cursor, what the run may continue under
+    checkpoints/step-N/manifest.json        sha256 of every file above
+
+A checkpoint that does not match its manifest is passed over for the one before it, aloud.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from thinkling.core.errors import RunError
+from thinkling.core.files import sha256_of, whole_folder
+from thinkling.core.progress import Progress
+from thinkling.core.run import Run, read_json
+from thinkling.engine.optimizer import MasterAdamW
+from thinkling.model.decoder import Decoder
+from thinkling.model.folder import save_folder
+from thinkling.tokenizer.tokenizer import Tokenizer
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    step: int
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def model_dir(self) -> Path:
+        return self.path / "model"
+
+    def restore(self, optimizer: MasterAdamW) -> None:
+        """Masters, moments and the model's weights as they were."""
+        optimizer.restore(load_file(self.path / "optimizer.safetensors"), self.step)
+
+
+def save(
+    run: Run,
+    step: int,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    optimizer: MasterAdamW,
+    state: dict[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Write checkpoints/step-N and drop all but the newest `keep`.
+
+    Raises:
+        RunError: No space is left; the older checkpoints are untouched.
+    """
+    folder = run.checkpoint_dir(step)
+    with whole_folder(folder) as beside:
+        save_folder(model, tokenizer, beside / "model")
+        save_file({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
+        (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
+        (beside / MANIFEST).write_text(json.dumps(_hashes(beside), indent=2), encoding="utf-8")
+    for _, old in run.checkpoints()[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    with ThreadPoolExecutor() as pool:
+        return {str(p.relative_to(folder)): h for p, h in zip(files, pool.map(sha256_of, files), strict=True)}
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        promised = read_json(folder / MANIFEST)
+    except RunError as error:
+        return error.what
+    found = _hashes(folder)
+    for name, digest in promised.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest(run: Run, progress: Progress) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named and passed over. None where there is none at all.
+
+    Raises:
+        RunError: There are checkpoints, and every one is damaged.
+    """
+    found = run.checkpoints()
+    for step, path in reversed(found):
+        wrong = damage(path)
+        if wrong is None:
+            return Checkpoint(step, path, read_json(path / "state.json"))
+        progress.note(f"checkpoint step-{step} is damaged ({wrong}); going back to the one before it")
+    if found:
+        raise RunError(
+            "every checkpoint of this run is damaged",
+            where=str(run.checkpoints_dir),
+            fix="delete the folder to start the run again from the base model",
+        )
+    return None

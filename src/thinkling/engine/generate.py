@@ -1,0 +1,333 @@
+"""The engine: completions for a list of requests, on the trainer's own weights.
+
+Requests hold slots of one key/value cache; whenever enough slots are free, waiting prompts are prefilled as one packed
+stream and join the rows that decode, one token a step for all. Each request draws from its own random stream, a pure
+function of its seed and of how many tokens it has, so what else is in flight changes no draw (it may change rounding:
+matrix products are not invariant to the number of rows, docs/engine.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinkling.core.errors import ConfigError
+from thinkling.core.progress import Progress, Silent
+from thinkling.data.types import Completion, FinishReason
+from thinkling.model.attend import CachedAttend, KeyValueCache, PrefillAttend
+from thinkling.model.decoder import Decoder
+from thinkling.model.packed import pack
+from thinkling.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens whose probability reaches this (Holtzman et al. 2020, arXiv:1904.09751)."""
+    max_new_tokens: int = 256
+    """New tokens, not the total."""
+    stop: tuple[str, ...] = ()
+    """The completion ends before the first of these texts."""
+
+    def __post_init__(self) -> None:
+        problems = {
+            f"temperature = {self.temperature}": self.temperature < 0,
+            f"top_p = {self.top_p}": not 0 < self.top_p <= 1,
+            f"max_new_tokens = {self.max_new_tokens}": self.max_new_tokens < 1,
+            f"top_p = {self.top_p} with temperature 0 has no effect": self.temperature == 0 and self.top_p != 1,
+            "stop holds an empty text": "" in self.stop,
+        }
+        for what, present in problems.items():
+            if present:
+                raise ConfigError(what, where="sampling", fix="temperature >= 0; 0 < top_p <= 1; max_new_tokens >= 1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to complete."""
+
+    tokens: tuple[int, ...]
+    """The prompt."""
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    """Of this request's own random stream."""
+
+
+@dataclass
+class _Live:
+    """A request that holds a slot."""
+
+    index: int
+    request: Request
+    began: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+
+class Engine:
+    """Generates with one model.
+
+    Args:
+        slots: Most sequences decoded side by side.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, *, slots: int = 64) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Derive the decode weights anew: call it after the model's weights have changed."""
+        self.packed = pack(self.model)
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        """One completion a request, in their order.
+
+        Raises:
+            ConfigError: A prompt is empty, or leaves no room for one new token in the model's context.
+        """
+        progress = progress or Silent()
+        done: dict[int, Completion] = {}
+        began, tokens = time.monotonic(), 0
+        progress.start("generate", len(requests), "completions")
+        for live in self._finished(requests):
+            done[live.index] = self._completion(live)
+            tokens += len(live.tokens)
+            progress.advance(len(done), **{"tokens/per_s": tokens / (time.monotonic() - began)})
+        progress.finish()
+        return [done[i] for i in range(len(requests))]
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """The completion's text piece by piece, as tokens come; pieces joined are the completion's text."""
+        shown = ""
+        final: _Live | None = None
+        for state in self._steps([request]):
+            final = state[0]
+            text = self._text(final)
+            # A character of several tokens, or the beginning of a stop text, is held back until it is certain.
+            held = max((_overlap(text, s) for s in request.sampling.stop), default=0)
+            certain = text[: len(text) - held] if final.finish is None else text
+            if final.finish is None and certain.endswith("\ufffd"):
+                continue
+            if len(certain) > len(shown):
+                yield certain[len(shown) :]
+                shown = certain
+
+    # the loop ---------------------------------------------------------------------------------------------------
+
+    def _finished(self, requests: Sequence[Request]) -> Iterator[_Live]:
+        for states in self._steps(requests):
+            yield from (live for live in states if live.finish is not None)
+
+    def _steps(self, requests: Sequence[Request]) -> Iterator[list[_Live]]:
+        """After every step, the requests that got a token in it."""
+        if not requests:
+            return
+        for i, request in enumerate(requests):
+            self._check(i, request)
+        # Longest work first: what is left at the end is short.
+        order = sorted(
+            range(len(requests)), key=lambda i: -(len(requests[i].tokens) + requests[i].sampling.max_new_tokens)
+        )
+        waiting = [(i, requests[i]) for i in order]
+        slots = min(self.slots, len(requests))
+        rows: list[_Live | None] = [None] * slots
+        cache = self._cache(slots, capacity=min(64, self._longest(requests)))
+        pending = torch.zeros(slots, dtype=torch.int64)  # (B,) the newest token of each row, not yet in the cache
+        lengths = torch.zeros(slots, dtype=torch.int64)  # (B,) tokens of each row in the cache
+        while waiting or any(rows):
+            free = [b for b, live in enumerate(rows) if live is None]
+            if waiting and (len(free) >= max(slots // 8, 1) or len(free) == slots):
+                entering = [(b, *waiting.pop(0)) for b in free[: len(waiting)]]
+                yield self._enter(entering, rows, cache, pending, lengths)
+                continue
+            if not waiting and len(free) >= max(slots // 4, 1):
+                kept = torch.tensor([b for b, live in enumerate(rows) if live is not None])
+                cache.keep(kept.to(cache.keys.device))
+                rows, pending, lengths, slots = (
+                    [rows[b] for b in kept.tolist()],
+                    pending[kept],
+                    lengths[kept],
+                    len(kept),
+                )
+            self._make_room(cache, int(lengths.max()) + 1, requests)
+            hidden = self.packed(
+                pending.to(self.model.device), lengths.to(self.model.device), CachedAttend(cache, lengths)
+            )
+            living = [b for b, live in enumerate(rows) if live is not None]
+            lengths[living] += 1
+            yield self._take(hidden, living, rows, pending)
+            lengths[[b for b in living if rows[b] is None]] = 0
+
+    def _enter(
+        self,
+        entering: list[tuple[int, int, Request]],
+        rows: list[_Live | None],
+        cache: KeyValueCache,
+        pending: Tensor,
+        lengths: Tensor,
+    ) -> list[_Live]:
+        """Prefill prompts into free slots and draw each one's first token."""
+        sizes = torch.tensor([len(request.tokens) for _, _, request in entering])
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+        self._make_room(cache, int(sizes.max()), [request for _, _, request in entering])
+        tokens = torch.tensor([t for _, _, request in entering for t in request.tokens])
+        positions = torch.cat([torch.arange(int(n)) for n in sizes])
+        attend = PrefillAttend(cache, starts, [b for b, _, _ in entering])
+        hidden = self.packed(tokens.to(self.model.device), positions.to(self.model.device), attend)  # (N, D)
+        began = time.monotonic()
+        for b, index, request in entering:
+            rows[b] = _Live(index, request, began)
+            lengths[b] = len(request.tokens)
+        changed = [b for b, _, _ in entering]
+        last = hidden[(starts[1:] - 1).to(hidden.device)]  # (number entering, D)
+        states = self._take(last, changed, rows, pending, aligned=True)
+        lengths[[b for b in changed if rows[b] is None]] = 0
+        return states
+
+    def _take(
+        self, hidden: Tensor, living: list[int], rows: list[_Live | None], pending: Tensor, *, aligned: bool = False
+    ) -> list[_Live]:
+        """Choose the next token of the rows `living`; those that end give up their slot.
+
+        hidden (B, D) by slot, or (len(living), D) in the order of `living` when `aligned`.
+        """
+        if not aligned and len(living) < len(rows):
+            hidden = hidden[torch.tensor(living, device=hidden.device)]
+        states = [live for b in living if (live := rows[b]) is not None]
+        chosen, logprobs = choose(self.packed.logits(hidden), states)
+        for b, live, token, logprob in zip(living, states, chosen, logprobs, strict=True):
+            live.tokens.append(token)
+            live.logprobs.append(logprob)
+            live.finish = self._ending(live)
+            pending[b] = token
+            if live.finish is not None:
+                rows[b] = None
+                pending[b] = 0
+        return states
+
+    def _ending(self, live: _Live) -> FinishReason | None:
+        sampling = live.request.sampling
+        if live.tokens[-1] in self.tokenizer.stop_ids:
+            return "stop"
+        if sampling.stop:
+            # Only the last few tokens can have completed a stop text.
+            tail = self.tokenizer.decode(live.tokens[-(max(map(len, sampling.stop)) + 4) :])
+            if any(s in tail for s in sampling.stop) and any(
+                s in self.tokenizer.decode(live.tokens) for s in sampling.stop
+            ):
+                return "stop"
+        full = len(live.request.tokens) + len(live.tokens) >= self.model.config.max_positions
+        return "length" if len(live.tokens) >= sampling.max_new_tokens or full else None
+
+    def _text(self, live: _Live) -> str:
+        text = self.tokenizer.decode(live.tokens)
+        places = [place for s in live.request.sampling.stop if (place := text.find(s)) >= 0]
+        return text[: min(places)] if places else text
+
+    def _completion(self, live: _Live) -> Completion:
+        assert live.finish is not None, live
+        return Completion(
+            tokens=tuple(live.tokens),
+            text=self._text(live),
+            logprobs=tuple(live.logprobs),
+            finish_reason=live.finish,
+            prompt_tokens=len(live.request.tokens),
+            time_s=time.monotonic() - live.began,
+        )
+
+    # room -------------------------------------------------------------------------------------------------------
+
+    def _check(self, index: int, request: Request) -> None:
+        room = self.model.config.max_positions - len(request.tokens)
+        if not request.tokens or room < 1:
+            raise ConfigError(
+                "an empty prompt cannot be completed"
+                if not request.tokens
+                else f"a prompt of {len(request.tokens)} tokens "
+                f"leaves no room in this model's context of {self.model.config.max_positions}",
+                where=f"request {index}",
+                fix="shorten the prompt, or take a model with a longer context" if request.tokens else "give it a text",
+            )
+
+    def _longest(self, requests: Sequence[Request]) -> int:
+        longest = max(len(r.tokens) + r.sampling.max_new_tokens for r in requests)
+        return min(longest, self.model.config.max_positions)
+
+    def _cache(self, slots: int, capacity: int) -> KeyValueCache:
+        config = self.model.config
+        return KeyValueCache(
+            config.n_layers,
+            slots,
+            capacity,
+            config.n_kv_heads,
+            config.head_width,
+            dtype=self.model.dtype,
+            device=self.model.device,
+        )
+
+    def _make_room(self, cache: KeyValueCache, needed: int, requests: Sequence[Request]) -> None:
+        if needed > cache.capacity:
+            cache.grow(min(max(needed, cache.capacity * 3 // 2), max(self._longest(requests), needed)))
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` could be the beginning of `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+# choosing --------------------------------------------------------------------------------------------------------------
+
+
+def choose(logits: Tensor, states: Sequence[_Live]) -> tuple[list[int], list[float]]:
+    """The next token of each row and its log-probability under the unmodified policy. logits (B, V) fp32."""
+    logsumexp = torch.logsumexp(logits, dim=-1)  # (B,)
+    tokens = logits.argmax(dim=-1)  # (B,)
+    drawing = [i for i, live in enumerate(states) if live.request.sampling.temperature > 0]
+    if drawing:
+        rows = torch.tensor(drawing, device=logits.device)
+        tokens[rows] = _draw(logits[rows], [states[i] for i in drawing])
+    logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logsumexp
+    return tokens.tolist(), logprobs.tolist()
+
+
+def _draw(logits: Tensor, states: Sequence[_Live]) -> Tensor:
+    """Inverse-CDF sampling, one uniform number a row from the request's own stream: (R, V) -> (R,)."""
+    temperatures = torch.tensor([s.request.sampling.temperature for s in states], device=logits.device)
+    uniform = torch.tensor(
+        [uniform_number(s.request.seed, len(s.tokens)) for s in states], dtype=torch.float64, device=logits.device
+    )
+    top_p = torch.tensor([s.request.sampling.top_p for s in states], device=logits.device)
+    probabilities = torch.softmax(logits / temperatures.unsqueeze(1), dim=-1)  # (R, V)
+    if bool((top_p < 1).any()):
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        # A token stays while the probability before it has not reached top_p: the first one always does.
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= top_p.unsqueeze(1), 0.0)
+        return order.gather(1, _inverse_cdf(ordered, uniform).unsqueeze(1)).squeeze(1)
+    return _inverse_cdf(probabilities, uniform)
+
+
+def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Index whose cumulated weight first exceeds uniform * total: (R, V), (R,) -> (R,)."""
+    cumulated = weights.cumsum(-1, dtype=torch.float64)  # fp32 would let the last thousands of tokens share one value
+    wanted = uniform * cumulated[:, -1]
+    places = torch.searchsorted(cumulated, wanted.unsqueeze(1), right=True).squeeze(1)
+    return places.clamp_max(weights.shape[1] - 1)
+
+
+def uniform_number(seed: int, place: int) -> float:
+    """A number in [0, 1) that depends on the request's seed and the token's place alone (Philox 4x64, Salmon et al. 2011)."""
+    bits = np.random.Philox(key=seed & (2**64 - 1), counter=place).random_raw()
+    return float(int(bits) >> 11) * 2.0**-53

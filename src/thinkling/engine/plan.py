@@ -1,0 +1,73 @@
+"""What a training will need, before it starts: memory by phase, minutes, and whether it fits.
+
+Formulas, with the place where each was checked against a measurement in docs/benchmarks.md. They are estimates and say so;
+the report sets them beside what came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from thinkling.model.config import ModelConfig
+
+GIB = 2**30
+LIBRARIES_GIB = 0.45
+"""Python, torch and the tokenizer, resident, before any weight."""
+REACHED = {"cpu": 0.42, "cuda": 0.40}
+"""Share of the measured peak product that a whole training step reaches (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """GiB by kind. The peak is where a micro-batch meets everything that stays."""
+
+    libraries: float
+    weights: float
+    masters: float
+    optimizer: float
+    gradients: float
+    activations: float
+    logits: float
+
+    @property
+    def peak(self) -> float:
+        return sum(asdict(self).values())
+
+    def as_dict(self) -> dict[str, float]:
+        """Rounded, with the peak."""
+        return {**{k: round(v, 3) for k, v in asdict(self).items()}, "peak": round(self.peak, 3)}
+
+
+def training_memory(
+    config: ModelConfig, dtype: torch.dtype, *, micro_batch_tokens: int, longest: int, head_chunk: int
+) -> MemoryPlan:
+    """Memory of full fine-tuning on packed streams.
+
+    Args:
+        micro_batch_tokens: N of the largest micro-batch.
+        longest: Tokens of the longest row: attention keeps n^2 probabilities of each head of rows up to 512.
+        head_chunk: Rows of logits at once: their fp32 values and softmax, the bf16 gradient.
+    """
+    width = torch.finfo(dtype).bits // 8
+    n = config.n_parameters
+    tokens = max(micro_batch_tokens, longest)
+    # Kept for the backward pass, in values a token and layer: two norms (in, normed), q, k, v, attention out, gate, up,
+    # silu(gate), their product.
+    kept = 6 * config.width + 2 * config.head_width * (config.n_heads + config.n_kv_heads) + 4 * config.ffn_width
+    probabilities = config.n_heads * min(longest, 512)
+    return MemoryPlan(
+        libraries=LIBRARIES_GIB,
+        weights=n * width / GIB,
+        masters=n * 4 / GIB,
+        optimizer=n * 8 / GIB,
+        gradients=n * 4 / GIB,
+        activations=tokens * config.n_layers * (kept + probabilities) * width / GIB,
+        logits=head_chunk * config.vocab_size * (8 + width) / GIB + config.vocab_size * config.width * 2 * width / GIB,
+    )
+
+
+def training_minutes(flops: float, peak_flops: float, device: str) -> float:
+    """Minutes for so many FLOPs at the share of the peak that training reaches."""
+    return flops / (peak_flops * REACHED[device]) / 60

@@ -1,0 +1,399 @@
+"""The one loop: every stage hands it Batches and a Loss, and it trains.
+
+It alone knows devices, precision, accumulation, checkpoints and resuming. A step takes one Batch, learns the global count
+of each loss term from its columns, splits it into micro-batches that fit, and adds up exactly the gradient of the whole
+Batch (law 1); the head forms its gradient chunk by chunk in the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from thinkling.core.config import Config
+from thinkling.core.device import process_memory_gib
+from thinkling.core.errors import Interrupted, NumericsError, RunError
+from thinkling.core.progress import Progress
+from thinkling.core.run import Run, environment
+from thinkling.data.batch import Batch
+from thinkling.engine import checkpoint
+from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
+from thinkling.losses import Loss
+from thinkling.model.attend import PackedAttend
+from thinkling.model.decoder import Decoder
+from thinkling.model.head import HeadOutput, gradient_in_forward, predictions
+from thinkling.tokenizer.tokenizer import Tokenizer
+
+
+class TrainerConfig(Config):
+    """Settings of the loop, the same for every stage."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak; AdamW's."""
+    lr_scheduler_type: Schedule = "cosine"
+    """constant, linear or cosine, after the warm-up."""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from 0."""
+    minimum_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
+    """Where the schedule ends, as a share of the peak."""
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients of a larger global norm are scaled down to it; 0 leaves them."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Most tokens in one forward pass; decides memory, never the result. A single longer row still goes whole."""
+    head_chunk: int = Field(512, ge=1)
+    """Predictions whose logits exist at once."""
+    save_steps: int = Field(0, ge=0)
+    """A checkpoint every so many steps; 0: at the end only."""
+    save_total_limit: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+    eval_steps: int = Field(0, ge=0)
+    """Validation every so many steps; 0: at the end only."""
+    logging_steps: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainerConfig:
+        if self.adam_beta2 < self.adam_beta1 * 0.5:
+            raise ValueError("adam_beta2 far below adam_beta1 makes steps explode; 0.95 to 0.999 is usual")
+        return self
+
+
+class BatchSource(Protocol):
+    """Where a stage's Batches come from; its cursor travels in the checkpoint."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+Validate = Callable[[int], dict[str, float]]
+"""step -> metrics such as loss/validation; runs without gradient."""
+
+
+@dataclass
+class Trained:
+    """How training ended."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    peak_memory_gib: float
+    last: dict[str, float] = field(default_factory=dict)
+    """The last step's metrics."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What turns tokens into a share of the machine."""
+
+    peak_flops: float
+    """Of this machine at the model's dtype, measured."""
+
+
+def step_flops(model: Decoder, batch: Batch) -> float:
+    """FLOPs of one training step as the mathematics asks for them: 6 per matrix parameter and token, the head where
+    a prediction counts, and causal attention (12 H E a pair of tokens, half of the pairs)."""
+    config = model.config
+    supervised = int((batch.loss_weights > 0).sum())
+    pairs = sum(n * n for n in batch.lengths) / 2
+    attention = 12 * config.n_layers * config.n_heads * config.head_width * pairs
+    return (
+        6.0 * config.matrix_parameters * batch.n_tokens
+        + 6.0 * config.vocab_size * config.width * supervised
+        + attention
+    )
+
+
+def accumulate(
+    model: Decoder, batch: Batch, loss: Loss, optimizer: MasterAdamW, config: TrainerConfig
+) -> dict[str, float]:
+    """Add the gradient of the whole batch's loss to the optimizer's sums; returns each term's mean.
+
+    Raises:
+        NumericsError: A loss is not a number; names the rows.
+    """
+    counts = loss.counts(batch)
+    assert all(count > 0 for count in counts.values()), (
+        f"a batch without anything to learn reached the trainer: {counts}"
+    )
+    totals = dict.fromkeys(counts, 0.0)
+    for micro in batch.split(config.micro_batch_tokens):
+        for term, value in _micro_batch(model, micro.to(model.device), loss, counts, optimizer, config).items():
+            totals[term] += value
+    return {term: total / counts[term] for term, total in totals.items()}
+
+
+def _micro_batch(
+    model: Decoder, micro: Batch, loss: Loss, counts: Any, optimizer: MasterAdamW, config: TrainerConfig
+) -> dict[str, float]:
+    """Forward and backward of one micro-batch; returns the terms' sums."""
+    places = micro.targets()
+    if not len(places):
+        return {}
+    hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts))  # (N, D)
+    chosen = hidden[places - 1]  # (M, D): the place before a token predicts it
+    supervised = micro.supervised()
+    sums: dict[str, float] = {}
+
+    def chunk_loss(head: HeadOutput, low: int, high: int) -> Tensor:
+        terms = loss.sums(head, supervised.rows(low, high))
+        for term, value in terms.items():
+            sums[term] = sums.get(term, 0.0) + float(value.detach())
+        return torch.stack([loss.coefficients[t] * value / counts[t] for t, value in terms.items()]).sum()
+
+    head_gradient = optimizer.gradient_of(model.lm_head.weight)
+    _, d_chosen = gradient_in_forward(
+        chosen.detach(),
+        model.lm_head.weight.detach(),
+        supervised.tokens,
+        chunk_loss,
+        chunk=config.head_chunk,
+        needs=loss.needs,
+        add_weight_gradient=head_gradient.add_ if head_gradient is not None else None,
+    )
+    if not all(math.isfinite(value) for value in sums.values()):
+        raise NumericsError(
+            f"the loss is not a number ({', '.join(f'{k} = {v}' for k, v in sums.items())})",
+            where=f"rows {', '.join(micro.sources)}",
+            fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
+        )
+    chosen.backward(d_chosen)
+    return sums
+
+
+@torch.no_grad()
+def mean_loss(model: Decoder, batches: list[Batch], config: TrainerConfig) -> float:
+    """Nats per counted token over fixed batches."""
+    total, count = 0.0, 0.0
+    for batch in batches:
+        for micro in batch.split(config.micro_batch_tokens):
+            moved = micro.to(model.device)
+            hidden = model(moved.tokens, moved.positions, PackedAttend(moved.starts))
+            kept = moved.supervised()
+            out = predictions(hidden[moved.targets() - 1], model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
+            total -= float((out.logprobs * kept.loss_weights).sum())
+            count += float(kept.loss_weights.sum())
+    return total / count
+
+
+def train(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    batches: BatchSource,
+    loss: Loss,
+    config: TrainerConfig,
+    *,
+    steps: int,
+    run: Run,
+    progress: Progress,
+    speed: Speed,
+    fingerprint: dict[str, Any],
+    validate: Validate | None = None,
+) -> Trained:
+    """Train for `steps` updates in all, continuing the run's newest whole checkpoint where there is one.
+
+    Args:
+        fingerprint: What a resumed run must share (data hash, settings); a checkpoint of another one is refused.
+
+    Raises:
+        NumericsError: A loss or gradient is not a number.
+        Interrupted: Ctrl-C; a checkpoint was written first.
+        RunError: The checkpoint belongs to other data, or no space is left.
+    """
+    optimizer = MasterAdamW(
+        model,
+        betas=(config.adam_beta1, config.adam_beta2),
+        epsilon=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )
+    try:
+        return _Loop(
+            model, tokenizer, batches, loss, config, steps, run, progress, speed, fingerprint, validate, optimizer
+        ).go()
+    finally:
+        optimizer.close()
+
+
+@dataclass
+class _Loop:
+    """The state that lives through one training: see `train` for the fields."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    batches: BatchSource
+    loss: Loss
+    config: TrainerConfig
+    steps: int
+    run: Run
+    progress: Progress
+    speed: Speed
+    fingerprint: dict[str, Any]
+    validate: Validate | None
+    optimizer: MasterAdamW
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_gib: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+
+    def go(self) -> Trained:
+        step = self._resume()
+        self.run.keep_steps_up_to(step)
+        self.progress.start("train", self.steps, "steps")
+        with _StopRequested() as stop:
+            if step == 0:
+                self._validate(0, {})
+            # `range` stands first in the zip: the other way round, one batch too many is taken at the end.
+            for number, batch in zip(range(step + 1, self.steps + 1), self.batches, strict=False):
+                step = number
+                self.last = self._step(step, batch)
+                self._after_step(step, stop)
+        if step < self.steps:
+            raise RunError(
+                f"the data ended after {step} of {self.steps} steps",
+                where=str(self.run.path),
+                fix="this is a fault of the batch source",
+            )
+        self.progress.finish()
+        return Trained(self.steps, self.tokens, self.seconds, self.peak_memory_gib, self.last)
+
+    def _step(self, step: int, batch: Batch) -> dict[str, float]:
+        began = time.monotonic()
+        means = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
+        norm = self.optimizer.clip(self.config.max_grad_norm)
+        if not math.isfinite(norm):
+            raise NumericsError(
+                f"the gradient of step {step} is not a number",
+                where=f"rows {', '.join(batch.sources)}",
+                fix="lower learning_rate; the last good checkpoint is kept",
+            )
+        rate = self.config.learning_rate * schedule_factor(
+            self.config.lr_scheduler_type,
+            step,
+            warmup_steps=round(self.config.warmup_ratio * self.steps),
+            total_steps=self.steps,
+            minimum=self.config.minimum_learning_rate_ratio,
+        )
+        self.optimizer.step(rate)
+        took = time.monotonic() - began
+        self.tokens += batch.n_tokens
+        self.seconds += took
+        memory = memory_gib(self.model.device)
+        self.peak_memory_gib = max(self.peak_memory_gib, memory)
+        total = sum(self.loss.coefficients[term] * mean for term, mean in means.items())
+        return {
+            "loss/train": total,
+            **{f"loss/{term}": mean for term, mean in means.items() if len(means) > 1},
+            "gradient/norm": norm,
+            "learning_rate": rate,
+            "tokens/step": batch.n_tokens,
+            "tokens/supervised": int((batch.loss_weights > 0).sum()),
+            "tokens/per_s": batch.n_tokens / took,
+            "mfu": step_flops(self.model, batch) / took / self.speed.peak_flops,
+            "memory/gib": memory,
+            "time/step_s": took,
+        }
+
+    def _after_step(self, step: int, stop: _StopRequested) -> None:
+        metrics = dict(self.last)
+        every = self.config.eval_steps
+        if step == self.steps or (every and step % every == 0):
+            metrics |= self._validate(step, metrics)
+        elif step % self.config.logging_steps == 0:
+            self.run.log(step, metrics)
+        self.progress.advance(step, **metrics)
+        due = self.config.save_steps and step % self.config.save_steps == 0
+        if step == self.steps or due or stop.requested:
+            self._save(step)
+        if stop.requested and step < self.steps:
+            self.run.finish("interrupted", step=step, steps=self.steps)
+            raise Interrupted(
+                f"stopped after step {step} of {self.steps}; everything up to here is saved",
+                where=str(self.run.checkpoint_dir(step)),
+                fix="the same command goes on from here",
+            )
+
+    def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        found = self.validate(step) if self.validate else {}
+        if found or metrics:
+            self.run.log(step, {**metrics, **found})
+        return found
+
+    def _save(self, step: int) -> None:
+        state = {
+            "cursor": self.batches.state(),
+            "fingerprint": self.fingerprint,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
+            "environment": environment(),
+        }
+        checkpoint.save(
+            self.run, step, self.model, self.tokenizer, self.optimizer, state, keep=self.config.save_total_limit
+        )
+
+    def _resume(self) -> int:
+        found = checkpoint.newest(self.run, self.progress)
+        if found is None:
+            return 0
+        for key, value in self.fingerprint.items():
+            if found.state["fingerprint"].get(key) != value:
+                raise RunError(
+                    f"the checkpoint belongs to another {key}: the data or the settings have changed since",
+                    where=str(found.path),
+                    fix="choose another run folder, or delete this one",
+                )
+        found.restore(self.optimizer)
+        self.batches.restore(found.state["cursor"])
+        self.tokens, self.seconds = int(found.state["tokens"]), float(found.state["seconds"])
+        if found.state["threads"] != torch.get_num_threads():
+            self.progress.note(
+                f"resuming with {torch.get_num_threads()} threads what was begun with {found.state['threads']}: "
+                "the numbers will differ in the last bits from a run never stopped"
+            )
+        self.progress.note(f"going on from step {found.step} of {self.steps} ({found.path.name})")
+        return found.step
+
+
+class _StopRequested:
+    """Turns the first Ctrl-C into a flag that is looked at between steps; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> _StopRequested:
+        self._in_main = threading.current_thread() is threading.main_thread()
+        if self._in_main:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._in_main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(signal.SIGINT, self._before)
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def memory_gib(device: torch.device) -> float:
+    """What this process holds: on the GPU where the model is there, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return process_memory_gib()

@@ -1,0 +1,289 @@
+"""Evaluate: a model answers problems, and every score comes with n, an interval, baselines and the base model beside it.
+
+The method: draw the problems of each task, print what difference so many can show at all, generate, grade, count what was
+wrong, unreadable, cut off or missing apart, and compare item by item with an earlier evaluation where one is named.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from thinkling.core.config import Config as Settings
+from thinkling.core.errors import ConfigError, DataError, RunError
+from thinkling.core.progress import Progress
+from thinkling.core.run import Run, read_jsonl, referred
+from thinkling.core.stats import detectable_difference, paired, wilson, words
+from thinkling.data.generated import baselines
+from thinkling.data.types import Problem, Rollout
+from thinkling.verify.equations import equations
+from thinkling.verify.extract import last_number
+
+STATUSES = ("right", "wrong", "unparsable", "no_answer", "truncated", "timeout")
+
+
+class TaskSpec(Settings):
+    """Which problems of one task."""
+
+    task: str
+    """A name from the shelf `tasks`, or a file of your own: ./my_task.py."""
+    level: int | None = None
+    """Difficulty, where the task has levels; None takes turns through all."""
+    n: int | None = Field(64, ge=1)
+    """How many problems; None: all there are."""
+    split: str = "test"
+    group: str = "all"
+    """Tasks of one group are also scored together."""
+    path: str | None = None
+    """A file to read the problems from, for tasks that come from a file."""
+    optional: bool = False
+    """Leave the task out, with a note, where its data is not at hand."""
+
+    @property
+    def label(self) -> str:
+        name = Path(self.task).stem
+        return name if self.level is None else f"{name}, level {self.level}"
+
+
+class Config(Settings):
+    """Settings of one evaluation."""
+
+    name: str = "evaluate"
+    model: str
+    """Alias, folder, GGUF file, hub id, or @STAGE for what an earlier stage of the recipe trained."""
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    system: str | None = None
+    """System message; None leaves the model's own default."""
+    seed: int = 0
+    slots: int = Field(64, ge=1)
+    """Most completions decoded side by side."""
+    versus: str | None = None
+    """Compare item by item with this earlier evaluation: a run folder or @STAGE."""
+
+
+def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
+    """Evaluate and write evaluation.json and items.jsonl.
+
+    Raises:
+        DataError: A task's data is missing (and not optional), or all were left out.
+        RunError: The evaluation to compare with holds other problems or another protocol.
+    """
+    from thinkling.engine.generate import Sampling
+    from thinkling.engine.rollout import attempt
+    from thinkling.stages._models import load_engine
+
+    began = time.monotonic()
+    drawn = draw_problems(config, progress)
+    _announce(drawn, progress)
+    engine, identity = load_engine(referred(config.model, earlier), progress, slots=config.slots)
+    sampling = Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p if config.temperature > 0 else 1.0,
+        max_new_tokens=config.max_new_tokens,
+    )
+    rows: list[dict[str, Any]] = []
+    generating, tokens = 0.0, 0
+    for spec, task, problems in drawn:
+        start = time.monotonic()
+        progress.note(f"{spec.label}: {len(problems)} problems")
+        rollouts = attempt(engine, task, problems, sampling, seed=config.seed, system=config.system, progress=progress)
+        generating += time.monotonic() - start
+        tokens += sum(len(r.completion.tokens) for r in rollouts)
+        rows += [item_record(spec, rollout) for rollout in rollouts]
+    evaluation = summarize(rows, drawn)
+    evaluation |= {
+        "model": identity,
+        "protocol": protocol(config),
+        "time_s": time.monotonic() - began,
+        "tokens": tokens,
+        "tokens_per_s": tokens / generating,
+        "versus": None,
+    }
+    if config.versus is not None:
+        evaluation["versus"] = compare(rows, evaluation, Run.open(Path(referred(config.versus, earlier))))
+    run.items(rows)
+    run.write_evaluation(evaluation)
+    run.finish("finished", minutes=(time.monotonic() - began) / 60, tokens=tokens)
+
+
+def draw_problems(config: Config, progress: Progress) -> list[tuple[TaskSpec, Any, list[Problem]]]:
+    """(spec, task module, problems) of every task whose data is at hand."""
+    from thinkling.engine.rollout import task_named
+
+    drawn = []
+    for spec in config.tasks:
+        task = task_named(spec.task)
+        try:
+            problems = task.problems(spec.split, spec.n, level=spec.level, seed=config.seed, path=spec.path)
+        except DataError as error:
+            if not spec.optional:
+                raise
+            progress.note(f"{spec.label} is left out: {error.what}" + (f" ({error.fix})" if error.fix else ""))
+            continue
+        if not problems:
+            raise DataError("there are no problems to answer", where=f"task {spec.label}", fix="set n to 1 or more")
+        drawn.append((spec, task, problems))
+    if not drawn:
+        raise DataError("every task was left out", fix="name a task whose data is at hand, such as task: sums")
+    labels = [spec.label for spec, _, _ in drawn]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(
+            f"the task '{Counter(labels).most_common(1)[0][0]}' stands twice", fix="give it once, with a larger n"
+        )
+    return drawn
+
+
+def _announce(drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]], progress: Progress) -> None:
+    """What so many problems can show, before they are answered."""
+    progress.table(
+        "what this evaluation can show (smallest difference seen in 8 of 10 repetitions, at 5 %)",
+        {s.label: f"{len(p)} problems: {100 * detectable_difference(len(p)):.0f} points" for s, _, p in drawn},
+    )
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """What two evaluations must share to be compared item by item."""
+    kept = ("max_new_tokens", "temperature", "top_p", "system", "seed")
+    return {
+        **{key: getattr(config, key) for key in kept},
+        "prompt": "the model's chat template, no examples (0-shot), the task's instruction after the question",
+        "extraction": "strict: the last '#### n' line or box; flexible, beside it: the last number of the completion",
+    }
+
+
+def item_record(spec: TaskSpec, rollout: Rollout) -> dict[str, Any]:
+    """One line of items.jsonl."""
+    from thinkling.core.shelf import entry
+
+    problem, completion, verdict = rollout.problem, rollout.completion, rollout.verdict
+    flexible = last_number(completion.text)
+    number = entry("rewards", "number")
+    return {
+        "label": spec.label,
+        "group": spec.group,
+        "task": Path(spec.task).stem,
+        "level": problem.metadata.get("level"),
+        "id": problem.id,
+        "question": problem.prompt,
+        "answer": problem.answer,
+        "completion": completion.text,
+        "finish_reason": completion.finish_reason,
+        "status": verdict.status,
+        "score": verdict.score,
+        "extracted": verdict.extracted,
+        "reason": verdict.reason,
+        "flags": list(verdict.flags),
+        "flexible_right": flexible is not None and number.score(f"#### {flexible}", problem.answer).score == 1.0,
+        "tokens": len(completion.tokens),
+        "equations": [
+            {
+                "start": e.start,
+                "end": e.end,
+                "text": e.text,
+                "claimed": str(e.claimed),
+                "actual": None if e.actual is None else str(e.actual),
+                "is_true": e.is_true,
+            }
+            for e in equations(completion.text)
+        ],
+    }
+
+
+def summarize(
+    rows: Sequence[Mapping[str, Any]], drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]]
+) -> dict[str, Any]:
+    """Scores by task and by group."""
+    guesses = {spec.label: _baselines(spec, task, problems) for spec, task, problems in drawn}
+    tasks = []
+    for spec, _, problems in drawn:
+        own = [row for row in rows if row["label"] == spec.label]
+        head = {"label": spec.label, "task": Path(spec.task).stem, "level": spec.level, "group": spec.group}
+        tasks.append({**head, **score(own), "baselines": guesses[spec.label]})
+    groups = []
+    for name in dict.fromkeys(spec.group for spec, _, _ in drawn):
+        own = [row for row in rows if row["group"] == name]
+        problems = [p for spec, _, members in drawn for p in members if spec.group == name]
+        groups.append({"label": name, "group": name, **score(own), "baselines": baselines(problems)})
+    return {"tasks": tasks, "groups": groups}
+
+
+def _baselines(spec: TaskSpec, task: Any, problems: list[Problem]) -> dict[str, float]:
+    """Trivial answers; the constant is chosen on training problems where the task can draw them."""
+    has_levels = getattr(task, "LEVELS", None) is not None
+    train = task.problems("train", 200, level=spec.level) if has_levels else None
+    return baselines(problems, train)
+
+
+def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts, rates and intervals of items of one task or group."""
+    n = len(rows)
+    right = sum(row["status"] == "right" for row in rows)
+    flexible = sum(bool(row["flexible_right"]) for row in rows)
+    written = [e for row in rows for e in row["equations"] if e["is_true"] is not None]
+    true = sum(bool(e["is_true"]) for e in written)
+    return {
+        "n": n,
+        "right": right,
+        "score": right / n,
+        "interval": list(wilson(right, n)),
+        "statuses": {status: sum(row["status"] == status for row in rows) for status in STATUSES},
+        "flexible": {"right": flexible, "score": flexible / n, "interval": list(wilson(flexible, n))},
+        "detectable_difference": detectable_difference(n),
+        "completion_tokens_mean": sum(row["tokens"] for row in rows) / n,
+        "equations": {"n": len(written), "true": true, "interval": list(wilson(true, len(written)))},
+        "finish": dict(Counter(row["finish_reason"] for row in rows)),
+    }
+
+
+def compare(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any], before: Run) -> dict[str, Any]:
+    """Item by item against an earlier evaluation of the same problems under the same protocol.
+
+    Raises:
+        RunError: Problems or protocol differ.
+    """
+    old = before.evaluation()
+    if old["protocol"] != evaluation["protocol"]:
+        changed = [k for k, v in evaluation["protocol"].items() if old["protocol"].get(k) != v]
+        raise RunError(
+            f"the two evaluations differ in {', '.join(changed)}, so their difference would mean nothing",
+            where=str(before.evaluation_file),
+            fix="evaluate both with the same settings",
+        )
+    earlier_right = {(r["label"], r["id"]): r["status"] == "right" for r in read_jsonl(before.items_file)}
+    missing = [row["id"] for row in rows if (row["label"], row["id"]) not in earlier_right]
+    if missing:
+        raise RunError(
+            f"{len(missing)} problems were not in the earlier evaluation, {missing[0]} first",
+            where=str(before.items_file),
+            fix="evaluate both on the same tasks, n and seed",
+        )
+
+    def versus(own: list[Mapping[str, Any]], label: str) -> dict[str, Any]:
+        was = [earlier_right[row["label"], row["id"]] for row in own]
+        found = paired(was, [row["status"] == "right" for row in own])
+        return {
+            "label": label,
+            "before": sum(was) / len(was),
+            "after": sum(row["status"] == "right" for row in own) / len(own),
+            "difference": found.difference,
+            "interval": list(found.interval),
+            "gained": found.gained,
+            "lost": found.lost,
+            "p_value": found.p_value,
+            "words": words(found, margin=0.05),
+        }
+
+    return {
+        "model": old["model"],
+        "tasks": [versus([r for r in rows if r["label"] == t["label"]], t["label"]) for t in evaluation["tasks"]],
+        "groups": [versus([r for r in rows if r["group"] == g["label"]], g["label"]) for g in evaluation["groups"]],
+    }

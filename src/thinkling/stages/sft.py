@@ -1,0 +1,355 @@
+"""Supervised fine-tuning: the model learns to continue prompts with given answers. Only assistant tokens weigh.
+
+The method, in order: gather conversations from files and tasks; render them with the model's own template; drop or cut what
+is too long, by rule and aloud; refuse what would teach nothing; promise rows, tokens, steps, memory and minutes; then train
+with the loss of the answers, and look at held-out problems by loss and by generation on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from thinkling.core.config import Config as Settings
+from thinkling.core.device import measure_peak, memory
+from thinkling.core.errors import ConfigError, MachineError
+from thinkling.core.progress import Progress, Silent
+from thinkling.core.run import Run, referred
+from thinkling.core.stats import wilson
+from thinkling.data.batch import Batch, pack
+from thinkling.data.generated import training_problems
+from thinkling.data.loader import Loader
+from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
+from thinkling.data.rows import read_conversations
+from thinkling.data.types import Conversation, Message, Problem
+from thinkling.engine.generate import Engine, Sampling
+from thinkling.engine.plan import training_memory, training_minutes
+from thinkling.engine.rollout import attempt, messages_for, task_named
+from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, step_flops, train
+from thinkling.losses import CROSS_ENTROPY
+from thinkling.model.decoder import Decoder
+from thinkling.stages._models import load_model
+from thinkling.tokenizer.tokenizer import Tokenizer
+
+
+class DataSpec(Settings):
+    """Rows to train on: a file of conversations, or problems with worked solutions from a task."""
+
+    file: str | None = None
+    """JSONL or JSON in any known format."""
+    format: str | None = None
+    """A name from the shelf `formats`; None recognises it by its exact keys."""
+    task: str | None = None
+    """A name from the shelf `tasks`, or a file of your own."""
+    level: int | None = None
+    n: int | None = Field(None, ge=1)
+    """How many rows; None: all of a file."""
+    path: str | None = None
+    """A file for tasks that come from a file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSpec:
+        if (self.file is None) == (self.task is None):
+            raise ValueError("name either a file or a task")
+        without_effect = [k for k in ("level", "path") if self.file is not None and getattr(self, k) is not None]
+        without_effect += ["format"] if self.task is not None and self.format is not None else []
+        if without_effect:
+            raise ValueError(f"{', '.join(without_effect)} has no effect here")
+        return self
+
+    @property
+    def label(self) -> str:
+        return self.file or (f"{self.task}" if self.level is None else f"{self.task}, level {self.level}")
+
+
+class Config(TrainerConfig):
+    """Settings of supervised fine-tuning, beside those of the loop."""
+
+    name: str = "sft"
+    model: str
+    """Alias, folder, GGUF file, hub id, or @STAGE for what an earlier stage of the recipe trained."""
+    data: tuple[DataSpec, ...] = Field(min_length=1)
+    validation: tuple[DataSpec, ...] = ()
+    """Held-out rows for the loss; tasks draw their validation split. Empty: the validation split of each task in data."""
+    validation_rows: int = Field(64, ge=0)
+    """Most rows of the validation loss; 0: none."""
+    generate_rows: int = Field(24, ge=0)
+    """Held-out problems answered at each evaluation; 0: loss only."""
+    max_new_tokens: int = Field(192, ge=1)
+    """For those answers."""
+    system: str | None = None
+    """System message of rows made from tasks; None leaves the model's own default."""
+    cutoff_len: int = Field(1024, ge=2)
+    """Longest row, in tokens."""
+    too_long: Literal["drop", "cut", "error"] = "drop"
+    max_lost_answers: float = Field(MAX_LOST_ANSWERS, ge=0, le=1)
+    """Share of rows that may lose the end of their answer before the run is refused."""
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Updates; overrides num_train_epochs."""
+    batch_tokens: int | None = Field(4096, ge=1)
+    """Tokens of one update."""
+    batch_size: int | None = Field(None, ge=1)
+    """Rows of one update, instead of batch_tokens."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Config:
+        given = self.model_fields_set & {"batch_tokens", "batch_size"}
+        if len(given) == 2 and self.batch_tokens is not None and self.batch_size is not None:
+            raise ValueError("batch_tokens and batch_size both say how large an update is; give one")
+        return self
+
+
+def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
+    """Train, and leave the trained model in the run's last checkpoint.
+
+    Raises:
+        DataError: The data would teach nothing, or loses too many answers.
+        MachineError: It would not fit into memory.
+        NumericsError, Interrupted, RunError: As `engine.trainer.train`.
+    """
+    began = time.monotonic()
+    model, tokenizer, identity = load_model(referred(config.model, earlier), progress)
+    prepared = prepare_data(config, tokenizer)
+    for line in prepared.report.lines():
+        progress.note(line)
+    loader = _loader(config, prepared.rows)
+    steps = config.max_steps or max(1, round(loader.n_batches(1) * config.num_train_epochs))
+    peak = measure_peak(model.dtype, 0.5, model.device.type)
+    plan = make_plan(config, prepared, model, loader, steps, peak)
+    run.write_plan({**plan, "model": identity})
+    refuse_what_does_not_fit(plan["memory_gib"]["peak"], model, progress)
+    progress.table("plan", plan_in_words(plan))
+    trained = train(
+        model,
+        tokenizer,
+        loader,
+        CROSS_ENTROPY,
+        config,
+        steps=steps,
+        run=run,
+        progress=progress,
+        speed=Speed(peak),
+        fingerprint={"data": data_hash(prepared.rows), "base model": identity["hash"], "number of steps": steps},
+        validate=validator(config, model, tokenizer, run),
+    )
+    run.finish(
+        "finished",
+        steps=trained.steps,
+        tokens=trained.tokens,
+        minutes=(time.monotonic() - began) / 60,
+        training_minutes=trained.seconds / 60,
+        tokens_per_s=trained.tokens / trained.seconds,
+        peak_memory_gib=trained.peak_memory_gib,
+        last=trained.last,
+    )
+
+
+# data ------------------------------------------------------------------------------------------------------------------
+
+
+def conversations_of(spec: DataSpec, config: Config, split: str) -> list[Conversation]:
+    """The rows of one source, in the order they come."""
+    if spec.file is not None:
+        return read_conversations(Path(spec.file), spec.format)[: spec.n]
+    assert spec.task is not None
+    task = task_named(spec.task)
+    problems = training_problems(task, spec.n, split=split, level=spec.level, seed=config.seed, path=spec.path)
+    return [solved(task, problem, config.system) for problem in problems]
+
+
+def solved(task: Any, problem: Problem, system: str | None) -> Conversation:
+    """A problem with its worked solution as a conversation: the prompt is the very one that evaluation asks.
+
+    Raises:
+        ConfigError: The problem has no worked solution to learn from.
+    """
+    if problem.solution is None:
+        raise ConfigError(
+            "this task has answers but no worked solutions, so there is nothing to imitate",
+            where=f"task {problem.task}, {problem.id}",
+            fix="train on a task with solutions, or use these problems for evaluation",
+        )
+    messages = (*messages_for(task, problem, system), Message("assistant", problem.solution))
+    return Conversation(messages, source=f"{problem.task}/{problem.id}")
+
+
+def prepare_data(config: Config, tokenizer: Tokenizer) -> Prepared:
+    """All sources as token rows, with the account of what was lost."""
+    conversations = [c for spec in config.data for c in conversations_of(spec, config, "train")]
+    return prepare(
+        conversations,
+        tokenizer,
+        cutoff_len=config.cutoff_len,
+        too_long=config.too_long,
+        max_lost_answers=config.max_lost_answers,
+    )
+
+
+def _loader(config: Config, rows: list[TokenRow]) -> Loader:
+    if config.batch_size is not None:
+        return Loader(rows, batch_rows=config.batch_size, seed=config.seed)
+    return Loader(rows, batch_tokens=config.batch_tokens, seed=config.seed)
+
+
+def data_hash(rows: Sequence[TokenRow]) -> str:
+    """Names the very tokens and weights trained on; a resumed run must have the same."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.tokens, row.weights)).encode())
+    return digest.hexdigest()[:16]
+
+
+# the promise -----------------------------------------------------------------------------------------------------------
+
+
+def make_plan(
+    config: Config, prepared: Prepared, model: Decoder, loader: Loader, steps: int, peak_flops: float
+) -> dict[str, Any]:
+    """plan.json: rows, tokens, steps, memory by kind, minutes."""
+    report = prepared.report
+    sample = pack([row.tokens for row in prepared.rows], [row.weights for row in prepared.rows])
+    share = steps / loader.n_batches(1)
+    largest = max(sum(len(prepared.rows[r].tokens) for r in chosen) for chosen in loader.plan(0))
+    longest = max(len(row.tokens) for row in prepared.rows)
+    fits = training_memory(
+        model.config,
+        model.dtype,
+        micro_batch_tokens=min(config.micro_batch_tokens, largest),
+        longest=longest,
+        head_chunk=config.head_chunk,
+    )
+    return {
+        "rows": report.rows,
+        "kept": report.kept,
+        "dropped": report.dropped,
+        "cut": report.cut,
+        "tokens": round(report.tokens * share),
+        "supervised_tokens": round(report.supervised_tokens * share),
+        "longest_row": longest,
+        "steps": steps,
+        "epochs": share,
+        "parameters": model.config.n_parameters,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "memory_gib": fits.as_dict(),
+        "peak_tflops": peak_flops / 1e12,
+        "minutes": training_minutes(step_flops(model, sample) * share, peak_flops, model.device.type),
+    }
+
+
+def refuse_what_does_not_fit(needed_gib: float, model: Decoder, progress: Progress) -> None:
+    """Before the first step, not after the first hour.
+
+    Raises:
+        MachineError: More memory is needed than the device has in all.
+    """
+    if model.device.type == "cuda":
+        total = torch.cuda.get_device_properties(model.device).total_memory / 2**30
+        free = total
+    else:
+        machine = memory()
+        total, free = machine.total_gib, machine.available_gib
+    if needed_gib > total:
+        raise MachineError(
+            f"this training needs about {needed_gib:.1f} GiB and the machine has {total:.1f} GiB",
+            where="plan.json, memory_gib",
+            fix="lower micro_batch_tokens or cutoff_len, or take a smaller model",
+        )
+    if needed_gib > free:
+        progress.note(f"about {needed_gib:.1f} GiB are needed and {free:.1f} GiB are free now: close other programs")
+
+
+def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
+    """The promise as a person reads it."""
+    return {
+        "rows": f"{plan['kept']:,} of {plan['rows']:,} ({plan['dropped']:,} dropped, {plan['cut']:,} cut)",
+        "tokens": f"{plan['tokens']:,}, {plan['supervised_tokens']:,} of them learnt",
+        "steps": f"{plan['steps']:,} ({plan['epochs']:.2f} epochs)",
+        "trainable": f"{plan['trainable_parameters']:,} parameters (all)",
+        "memory": f"about {plan['memory_gib']['peak']:.1f} GiB at the peak",
+        "time": f"about {plan['minutes']:.1f} minutes, at {plan['peak_tflops']:.2f} TFLOP/s measured",
+    }
+
+
+# looking at held-out problems ------------------------------------------------------------------------------------------
+
+
+def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate:
+    """step -> loss/validation on held-out rows, accuracy/validation on held-out problems; the answers go to samples.jsonl."""
+    held_out = _held_out_rows(config, tokenizer)
+    batches = _as_batches(held_out, config) if held_out else []
+    problems = _held_out_problems(config)
+
+    def validate(step: int) -> dict[str, float]:
+        metrics = {"loss/validation": mean_loss(model, batches, config)} if batches else {}
+        right = asked = 0
+        engine = Engine(model, tokenizer) if problems else None
+        for task, own in problems:
+            assert engine is not None
+            sampling = Sampling(max_new_tokens=config.max_new_tokens)
+            for rollout in attempt(engine, task, own, sampling, system=config.system, progress=Silent()):
+                asked += 1
+                right += rollout.verdict.status == "right"
+                run.sample(
+                    {
+                        "step": step,
+                        "task": rollout.problem.task,
+                        "id": rollout.problem.id,
+                        "question": rollout.problem.prompt,
+                        "answer": rollout.problem.answer,
+                        "completion": rollout.completion.text,
+                        "status": rollout.verdict.status,
+                    }
+                )
+        if asked:
+            low, high = wilson(right, asked)
+            metrics |= {
+                "accuracy/validation": right / asked,
+                "accuracy/validation_low": low,
+                "accuracy/validation_high": high,
+                "accuracy/validation_n": asked,
+            }
+        return metrics
+
+    return validate
+
+
+def _tasks_held_out(config: Config) -> tuple[DataSpec, ...]:
+    return config.validation or tuple(spec for spec in config.data if spec.task is not None)
+
+
+def _held_out_rows(config: Config, tokenizer: Tokenizer) -> list[TokenRow]:
+    specs = _tasks_held_out(config)
+    if not specs or not config.validation_rows:
+        return []
+    each = max(1, config.validation_rows // len(specs))
+    conversations = []
+    for spec in specs:
+        some = spec.model_copy(update={"n": min(spec.n or each, each)})
+        conversations += conversations_of(some, config, "validation")
+    return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0).rows
+
+
+def _held_out_problems(config: Config) -> list[tuple[Any, list[Problem]]]:
+    specs = [spec for spec in _tasks_held_out(config) if spec.task is not None]
+    if not specs or not config.generate_rows:
+        return []
+    each = max(1, config.generate_rows // len(specs))
+    drawn = []
+    for spec in specs:
+        assert spec.task is not None
+        task = task_named(spec.task)
+        drawn.append((task, task.problems("validation", each, level=spec.level, seed=config.seed, path=spec.path)))
+    return drawn
+
+
+def _as_batches(rows: list[TokenRow], config: Config) -> list[Batch]:
+    loader = Loader(rows, batch_tokens=config.micro_batch_tokens, seed=0)
+    return [loader.packed(chosen) for chosen in loader.plan(0)]
