@@ -1,19 +1,20 @@
-"""Word problems as programs: a story is an opening, some events and a question, told in English or in Chinese.
+"""Word problems as programs: a story is an opening, some events and an ending, or one scene; in English or in Chinese.
 
-Each piece draws its numbers, says its sentence in both languages and does its own calculation, so the answer, every value on
-the way and the number of steps are known exactly. Pieces combine freely: 11 openings, 12 events and 6 endings, beside 14
-scenes that are complete in themselves. A story whose numbers do not come out (a result below 1, above the level's limit, or no
-whole number) is thrown away and told again.
+Each piece draws its numbers, says its sentence in both languages and does its own calculation, so the answer, every value
+on the way and the number of steps are known exactly. Pieces combine freely. A story whose numbers do not come out (a
+result below 1, above the level's limit, or no whole number) is told again.
+
+In the pieces, `s` is the story, `he` the main person's pronoun (or name, where a pronoun could mean two people), `n` what
+is counted in English, `m` the measure word and `t` what is counted in Chinese.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from thinkling.data.generated import Item, solution, worked_lines
-from thinkling.data.worked import Step, step
+from thinkling.data.story import FACTOR, DoesNotComeOutError, Story
 
 LEVELS = (1, 2, 3, 4)
 LEVEL_NOTES = {
@@ -22,552 +23,526 @@ LEVEL_NOTES = {
     3: "three steps, nothing above 200",
     4: "four steps, nothing above 300",
 }
-LIMIT = {1: 20, 2: 100, 3: 200, 4: 300}
-"""Level -> no number of the story and no result is above it."""
-FACTOR = {1: 5, 2: 9, 3: 9, 4: 9}
-"""Level -> the largest number to multiply or divide by."""
-
-PEOPLE = {
-    "en": (
-        (
-            "Tom",
-            "Ben",
-            "Leo",
-            "Max",
-            "Sam",
-            "Noah",
-            "Omar",
-            "Ivan",
-            "Raj",
-            "Hugo",
-            "Adam",
-            "Felix",
-            "Kofi",
-            "Luca",
-            "Dan",
-        ),
-        (
-            "Mia",
-            "Ana",
-            "Lily",
-            "Emma",
-            "Zoe",
-            "Nora",
-            "Ruth",
-            "Ines",
-            "Maya",
-            "Sara",
-            "Eva",
-            "Aisha",
-            "Yuki",
-            "Olga",
-            "Kim",
-        ),
-    ),
-    "zh": (
-        ("小明", "小刚", "小强", "小军", "小华", "李雷", "王磊", "张伟", "陈浩", "刘洋"),
-        ("小红", "小丽", "小芳", "小美", "小玲", "韩梅", "王芳", "李娜", "陈静", "赵敏"),
-    ),
-}
-"""Language -> names for 'he', names for 'she'."""
 
 
-@dataclass(frozen=True)
-class Thing:
-    """Something to count."""
-
-    en: str
-    zh: str
-    measure: str
-    """The Chinese measure word."""
-    edible: bool = False
+def _words(s: Story) -> tuple[str, str, str, str]:
+    return s.pronoun, s.thing.en, s.thing.measure, s.thing.zh
 
 
-THINGS = (
-    Thing("apples", "苹果", "个", True), Thing("bananas", "香蕉", "根", True), Thing("cookies", "饼干", "块", True),
-    Thing("candies", "糖果", "颗", True), Thing("oranges", "橙子", "个", True), Thing("grapes", "葡萄", "颗", True),
-    Thing("peaches", "桃子", "个", True), Thing("plums", "李子", "个", True), Thing("dumplings", "饺子", "个", True),
-    Thing("strawberries", "草莓", "颗", True), Thing("walnuts", "核桃", "个", True), Thing("muffins", "蛋糕", "个", True),
-    Thing("pencils", "铅笔", "支"), Thing("marbles", "弹珠", "颗"), Thing("stickers", "贴纸", "张"),
-    Thing("books", "书", "本"), Thing("balloons", "气球", "个"), Thing("coins", "硬币", "枚"), Thing("cards", "卡片", "张"),
-    Thing("stamps", "邮票", "张"), Thing("shells", "贝壳", "个"), Thing("buttons", "纽扣", "颗"), Thing("toys", "玩具", "个"),
-    Thing("beads", "珠子", "颗"), Thing("erasers", "橡皮", "块"), Thing("postcards", "明信片", "张"),
-    Thing("flowers", "花", "朵"), Thing("crayons", "蜡笔", "支"), Thing("keys", "钥匙", "把"), Thing("tickets", "票", "张"),
-)  # fmt: skip
-CONTAINERS = (("bag", "袋"), ("box", "盒"), ("basket", "篮"), ("pack", "包"), ("jar", "罐"))
-
-
-class _DoesNotComeOutError(Exception):
-    """The numbers drawn give a story that cannot be: told again, never seen outside."""
-
-
-@dataclass
-class Story:
-    """A story while it is told: what was said, what was calculated, and how many things there are now."""
-
-    rng: random.Random
-    language: str
-    level: int
-    sentences: list[str] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    values: list[int] = field(default_factory=list)
-    total: int = 0
-    """What the main person has now."""
-    others: int | None = None
-    """What the second person has, where the opening has told it."""
-
-    def __post_init__(self) -> None:
-        names = PEOPLE[self.language]
-        side, side_friend = self.rng.randrange(2), self.rng.randrange(2)
-        self.who = self.rng.choice(names[side])
-        self.friend = self.rng.choice([name for name in names[side_friend] if name != self.who])
-        self.he = (("he", "she") if self.language == "en" else ("他", "她"))[side]
-        self.He = self.he.capitalize()
-        self.thing = self.rng.choice(THINGS)
-        self.things = self.thing.en
-
-    def amount(self, high: int | None = None) -> int:
-        """A number of things, at least 2 so that plurals are right."""
-        top = min(LIMIT[self.level], high if high is not None else LIMIT[self.level])
-        if top < 2:
-            raise _DoesNotComeOutError
-        self.values.append(self.rng.randint(2, top))
-        return self.values[-1]
-
-    def factor(self) -> int:
-        """A number to multiply or divide by."""
-        self.values.append(self.rng.randint(2, FACTOR[self.level]))
-        return self.values[-1]
-
-    def calculate(self, left: int, operator: str, right: int) -> int:
-        """Take a step; its result has to be a whole number from 1 to the level's limit."""
-        taken = step(left, operator, right)
-        if taken.result.denominator != 1 or not 1 <= taken.result <= LIMIT[self.level]:
-            raise _DoesNotComeOutError
-        self.steps.append(taken)
-        return int(taken.result)
-
-    def say(self, en: str, zh: str) -> None:
-        """Add a sentence in the story's language."""
-        self.sentences.append(en if self.language == "en" else zh)
-
-    def one_of(self, *pairs: tuple[str, str]) -> None:
-        """Say one of several (English, Chinese) sentences."""
-        self.say(*self.rng.choice(pairs))
-
-    def multiple_of(self, factor: int) -> int:
-        """A number of things that can be shared by `factor`."""
-        top = LIMIT[self.level] // factor
-        self.values.append(factor * self.rng.randint(2, top))
-        return self.values[-1]
-
-
-# Openings: who has how many. Each sets `total`.
+# Openings: who has how many.
 
 
 def _has(s: Story) -> None:
-    s.total = s.amount()
-    t = s.thing
-    s.one_of(
-        (f"{s.who} has {s.total} {s.things}.", f"{s.who}有{s.total}{t.measure}{t.zh}。"),
-        (f"There are {s.total} {s.things} on {s.who}'s table.", f"{s.who}的桌上有{s.total}{t.measure}{t.zh}。"),
-        (f"{s.who} starts the day with {s.total} {s.things}.", f"早上{s.who}有{s.total}{t.measure}{t.zh}。"),
+    _, n, m, t = _words(s)
+    a = s.total = s.amount(s.limit)
+    s.say(
+        (f"{s.who} has {a} {n}.", f"{s.who}有{a}{m}{t}。"),
+        (f"there are {a} {n} on {s.who}'s table.", f"{s.who}的桌上有{a}{m}{t}。"),
+        (f"{s.who} starts the day with {a} {n}.", f"早上{s.who}有{a}{m}{t}。"),
+        (f"{s.who} buys {a} {n}.", f"{s.who}买了{a}{m}{t}。"),
     )
 
 
-def _person_has(s: Story) -> None:
-    s.who, s.he, s.He = ("The person", "they", "They") if s.language == "en" else ("这个人", "他", "他")
-    s.total = s.amount()
-    s.say(f"A person has {s.total} {s.things}.", f"一个人有{s.total}{s.thing.measure}{s.thing.zh}。")
+def _somebody_has(s: Story) -> None:
+    _, n, m, t = _words(s)
+    people = (("person", "人"), ("child", "孩子"), ("woman", "女人"), ("farmer", "农民"), ("teacher", "老师"))
+    en, zh = s.rng.choice(people)
+    s.who = s.pronoun = f"the {en}" if s.language == "en" else f"这个{zh}"
+    a = s.total = s.amount(s.limit)
+    s.say((f"a {en} has {a} {n}.", f"一个{zh}有{a}{m}{t}。"))
 
 
 def _groups(s: Story) -> None:
-    groups, each, t = s.factor(), s.factor(), s.thing
-    box, box_zh = s.rng.choice(CONTAINERS)
-    boxes = "boxes" if box == "box" else box + "s"
-    s.one_of(
-        (f"{s.who} buys {groups} {boxes} of {s.things} with {each} in each.",
-         f"{s.who}买了{groups}{box_zh}{t.zh}，每{box_zh}{each}{t.measure}。"),
-        (f"{s.who} has {groups} {boxes}. Each {box} holds {each} {s.things}.",
-         f"{s.who}有{groups}{box_zh}{t.zh}，每{box_zh}有{each}{t.measure}。"),
-    )  # fmt: skip
-    s.total = s.calculate(groups, "*", each)
-
-
-def _two_kinds(s: Story) -> None:
-    first, second, t = s.amount(), s.amount(), s.thing
-    a, b, a_zh, b_zh = s.rng.choice(
-        (("big", "small", "大", "小"), ("new", "old", "新", "旧"), ("red", "green", "红", "绿"))
+    _, n, m, t = _words(s)
+    a = s.factor()
+    b = s.factor(of=a)
+    one, many, zh = s.rng.choice(
+        (("bag", "bags", "袋"), ("box", "boxes", "盒"), ("basket", "baskets", "篮"), ("pack", "packs", "包"))
     )
     s.say(
-        f"{s.who} has {first} {a} {s.things} and {second} {b} {s.things}.",
-        f"{s.who}有{first}{t.measure}{a_zh}{t.zh}和{second}{t.measure}{b_zh}{t.zh}。",
+        (f"{s.who} buys {a} {many} of {n} with {b} in each.", f"{s.who}买了{a}{zh}{t}，每{zh}{b}{m}。"),
+        (f"{s.who} has {a} {many}. Each {one} holds {b} {n}.", f"{s.who}有{a}{zh}{t}，每{zh}有{b}{m}。"),
+        (f"{s.who} has {a} {many} with {b} {n} each.", f"{s.who}有{a}{zh}{t}，每{zh}装{b}{m}。"),
     )
-    s.total = s.calculate(first, "+", second)
-
-
-def _times_as_many(s: Story) -> None:
-    s.others, times, t = s.amount(LIMIT[s.level] // 2), s.factor(), s.thing
-    often = "twice" if times == 2 else f"{times} times"
-    s.say(
-        f"{s.friend} has {s.others} {s.things}. {s.who} has {often} as many.",
-        f"{s.friend}有{s.others}{t.measure}{t.zh}，{s.who}的{t.zh}是{s.friend}的{times}倍。",
-    )
-    s.total = s.calculate(s.others, "*", times)
-
-
-def _half_as_many(s: Story) -> None:
-    s.others, t = s.multiple_of(2), s.thing
-    s.say(
-        f"{s.friend} has {s.others} {s.things}. {s.who} has half as many.",
-        f"{s.friend}有{s.others}{t.measure}{t.zh}，{s.who}的{t.zh}是{s.friend}的一半。",
-    )
-    s.total = s.calculate(s.others, "/", 2)
-
-
-def _more_than(s: Story) -> None:
-    s.others, more, t = s.amount(), s.amount(), s.thing
-    s.say(
-        f"{s.friend} has {s.others} {s.things}. {s.who} has {more} more than {s.friend}.",
-        f"{s.friend}有{s.others}{t.measure}{t.zh}，{s.who}比{s.friend}多{more}{t.measure}。",
-    )
-    s.total = s.calculate(s.others, "+", more)
-
-
-def _fewer_than(s: Story) -> None:
-    s.others, t = s.amount(), s.thing
-    fewer = s.amount(s.others - 1)
-    s.say(
-        f"{s.friend} has {s.others} {s.things}. {s.who} has {fewer} fewer than {s.friend}.",
-        f"{s.friend}有{s.others}{t.measure}{t.zh}，{s.who}比{s.friend}少{fewer}{t.measure}。",
-    )
-    s.total = s.calculate(s.others, "-", fewer)
+    s.total = s.calculate(a, "*", b)
 
 
 def _daily(s: Story) -> None:
-    daily, days, t = s.factor(), s.factor(), s.thing
-    s.one_of(
-        (f"{s.who} collects {daily} {s.things} a day for {days} days.", f"{s.who}每天收集{daily}{t.measure}{t.zh}，收集了{days}天。"),
-        (f"For {days} days {s.who} gets {daily} {s.things} every day.", f"{s.who}连续{days}天每天得到{daily}{t.measure}{t.zh}。"),
-    )  # fmt: skip
-    s.total = s.calculate(daily, "*", days)
+    _, n, m, t = _words(s)
+    a = s.factor()
+    b = s.factor(of=a)
+    s.say(
+        (f"{s.who} collects {a} {n} a day for {b} days.", f"{s.who}每天收集{a}{m}{t}，收集了{b}天。"),
+        (f"for {b} days {s.who} gets {a} {n} every day.", f"{s.who}连续{b}天每天得到{a}{m}{t}。"),
+    )
+    s.total = s.calculate(a, "*", b)
+
+
+def _two_kinds(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = s.amount(s.limit - 2)
+    b = s.amount(s.limit - a)
+    kinds = (("big", "small", "大", "小"), ("new", "old", "新", "旧"), ("red", "green", "红", "绿"))
+    one, two, one_zh, two_zh = kinds[0] if s.thing.is_edible else s.rng.choice(kinds)
+    s.say((f"{s.who} has {a} {one} {n} and {b} {two} {n}.", f"{s.who}有{a}{m}{one_zh}{t}和{b}{m}{two_zh}{t}。"))
+    s.total = s.calculate(a, "+", b)
 
 
 def _shared_out(s: Story) -> None:
-    children, t = s.factor(), s.thing
-    whole = s.multiple_of(children)
+    _, n, m, t = _words(s)
+    b = s.factor()
+    a = b * s.rng.randint(2, s.limit // b)
+    s.values.append(a)
     s.say(
-        f"{whole} {s.things} are shared equally among {children} children. One of them is {s.who}.",
-        f"把{whole}{t.measure}{t.zh}平均分给{children}个孩子，{s.who}是其中一个。",
+        (
+            f"{a} {n} are shared equally among {b} children. One of them is {s.who}.",
+            f"{b}个孩子平分{a}{m}{t}，{s.who}是其中一个。",
+        )
     )
-    s.total = s.calculate(whole, "/", children)
+    s.total = s.calculate(a, "/", b)
+
+
+def _second_person(s: Story, high: int) -> int:
+    """What the second person has. From here on a pronoun could mean either of them, so the name is used."""
+    s.pronoun = s.who
+    s.others = s.amount(high)
+    return s.others
+
+
+def _times_as_many(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = _second_person(s, s.limit // 2)
+    b = s.factor(of=a)
+    often = "twice" if b == 2 else f"{b} times"
+    s.say(
+        (
+            f"{s.friend} has {a} {n}. {s.who} has {often} as many.",
+            f"{s.friend}有{a}{m}{t}，{s.who}的{t}是{s.friend}的{b}倍。",
+        )
+    )
+    s.total = s.calculate(a, "*", b)
+
+
+def _half_as_many(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = _second_person(s, s.limit)
+    s.say(
+        (
+            f"{s.friend} has {a} {n}. {s.who} has half as many.",
+            f"{s.friend}有{a}{m}{t}，{s.who}的{t}是{s.friend}的一半。",
+        )
+    )
+    s.total = s.calculate(a, "/", 2)
+
+
+def _more(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = _second_person(s, s.limit - 2)
+    b = s.amount(s.limit - a)
+    s.say(
+        (
+            f"{s.friend} has {a} {n}. {s.who} has {b} more than {s.friend}.",
+            f"{s.friend}有{a}{m}{t}，{s.who}比{s.friend}多{b}{m}。",
+        ),
+        (f"{s.friend} has {a} {n}, and {s.who} has {b} more.", f"{s.friend}有{a}{m}{t}，{s.who}多{b}{m}。"),
+    )
+    s.total = s.calculate(a, "+", b)
+
+
+def _fewer(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = _second_person(s, s.limit)
+    b = s.amount(a - 1)
+    s.say(
+        (
+            f"{s.friend} has {a} {n}. {s.who} has {b} fewer than {s.friend}.",
+            f"{s.friend}有{a}{m}{t}，{s.who}比{s.friend}少{b}{m}。",
+        ),
+        (f"{s.friend} has {a} {n}, and {s.who} has {b} fewer.", f"{s.friend}有{a}{m}{t}，{s.who}少{b}{m}。"),
+    )
+    s.total = s.calculate(a, "-", b)
 
 
 def _two_loads(s: Story) -> None:
-    bags, in_bag, boxes, in_box, t = s.factor(), s.factor(), s.factor(), s.factor(), s.thing
+    _, n, m, t = _words(s)
+    a, b, c, d = s.factor(), s.factor(), s.factor(), s.factor()
     s.say(
-        f"{s.who} has {bags} bags with {in_bag} {s.things} each and {boxes} boxes with {in_box} {s.things} each.",
-        f"{s.who}有{bags}袋{t.zh}，每袋{in_bag}{t.measure}；还有{boxes}盒{t.zh}，每盒{in_box}{t.measure}。",
+        (
+            f"{s.who} has {a} bags with {b} {n} each and {c} boxes with {d} {n} each.",
+            f"{s.who}有{a}袋{t}，每袋{b}{m}；还有{c}盒{t}，每盒{d}{m}。",
+        )
     )
-    s.total = s.calculate(s.calculate(bags, "*", in_bag), "+", s.calculate(boxes, "*", in_box))
+    s.total = s.calculate(s.calculate(a, "*", b), "+", s.calculate(c, "*", d))
 
 
 # Events: something happens to what the main person has.
 
 
-def _buys(s: Story) -> None:
-    more, t = s.amount(), s.thing
-    s.one_of(
-        (f"{s.He} buys {more} more.", f"{s.he}又买了{more}{t.measure}。"),
-        (f"{s.He} finds {more} more.", f"{s.he}又找到{more}{t.measure}。"),
-        (f"A friend brings {more} more.", f"朋友又拿来{more}{t.measure}。"),
-        (f"Then {s.he} gets {more} more from an uncle.", f"后来叔叔又给了{more}{t.measure}。"),
+def _gets(s: Story) -> None:
+    he, _, m, _ = _words(s)
+    b = s.amount(s.room)
+    s.say(
+        (f"{he} buys {b} more.", f"{he}又买了{b}{m}。"),
+        (f"{he} finds {b} more.", f"{he}又找到{b}{m}。"),
+        (f"a neighbor brings {b} more.", f"邻居又拿来{b}{m}。"),
+        (f"then {he} gets {b} more from an uncle.", f"后来叔叔又给了{he}{b}{m}。"),
+        (f"{he} wins {b} more.", f"{he}又赢了{b}{m}。"),
     )
-    s.total = s.calculate(s.total, "+", more)
+    s.change("+", b)
+
+
+def _gives(s: Story) -> None:
+    he, _, m, _ = _words(s)
+    b = s.amount(s.total - 1)
+    s.say(
+        (f"{he} gives {b} away.", f"{he}送出{b}{m}。"),
+        (f"{he} gives {b} to a neighbor.", f"{he}给了邻居{b}{m}。"),
+        (f"{he} sells {b}.", f"{he}卖掉{b}{m}。"),
+        (f"{he} throws {b} away.", f"{he}扔掉{b}{m}。"),
+    )
+    s.change("-", b)
 
 
 def _loses(s: Story) -> None:
-    fewer, t = s.amount(s.total - 1), s.thing
-    s.one_of(
-        (f"{s.He} gives {fewer} away.", f"{s.he}送出{fewer}{t.measure}。"),
-        (f"{s.He} gives {fewer} to a friend.", f"{s.he}给了朋友{fewer}{t.measure}。"),
-        (f"{s.He} loses {fewer}.", f"{s.he}弄丢了{fewer}{t.measure}。"),
-        (f"{s.He} sells {fewer}.", f"{s.he}卖掉{fewer}{t.measure}。"),
+    he, _, m, _ = _words(s)
+    b = s.amount(s.total - 1)
+    s.say(
+        (f"{he} loses {b}.", f"{he}弄丢了{b}{m}。"),
+        (f"{b} of them are stolen.", f"其中{b}{m}被偷走了。"),
+        (f"{b} of them go missing.", f"其中{b}{m}不见了。"),
     )
-    s.total = s.calculate(s.total, "-", fewer)
+    s.change("-", b)
 
 
 def _eats(s: Story) -> None:
-    if not s.thing.edible:
-        raise _DoesNotComeOutError
-    eaten, t = s.amount(s.total - 1), s.thing
-    s.one_of(
-        (f"{s.He} and eats {eaten}.".replace(" and", ""), f"{s.he}吃了{eaten}{t.measure}。"),
-        (f"{eaten} of them are eaten.", f"其中{eaten}{t.measure}被吃掉了。"),
+    he, _, m, _ = _words(s)
+    if not s.thing.is_edible:
+        raise DoesNotComeOutError
+    b = s.amount(s.total - 1)
+    s.say((f"{he} eats {b}.", f"{he}吃了{b}{m}。"), (f"{b} of them are eaten.", f"其中{b}{m}被吃掉了。"))
+    s.change("-", b)
+
+
+def _halves(s: Story) -> None:
+    he, *_ = _words(s)
+    s.say(
+        (f"{he} gives half of them away.", f"{he}把其中的一半送人。"),
+        (f"{he} sells half of them.", f"{he}卖掉其中的一半。"),
+        ("half of them are lost.", "其中一半丢了。"),
     )
-    s.total = s.calculate(s.total, "-", eaten)
+    s.change("/", 2)
 
 
-def _breaks(s: Story) -> None:
-    gone, t = s.amount(s.total - 1), s.thing
-    s.one_of(
-        (f"{gone} of them are stolen.", f"其中{gone}{t.measure}被偷走了。"),
-        (f"{gone} of them go missing.", f"其中{gone}{t.measure}不见了。"),
-        (f"{s.He} throws {gone} away.", f"{s.he}扔掉了{gone}{t.measure}。"),
+def _multiplies(s: Story) -> None:
+    he, _, _, t = _words(s)
+    b = s.amount(3)
+    often = {2: "twice", 3: "three times"}[b]
+    s.say(
+        (f"by the evening {he} has {often} as many.", f"到了晚上，{he}的{t}变成原来的{b}倍。"),
+        (f"a week later there are {often} as many.", f"一周后，{t}的数量是原来的{b}倍。"),
     )
-    s.total = s.calculate(s.total, "-", gone)
-
-
-def _gives_half(s: Story) -> None:
-    s.one_of(
-        (f"{s.He} gives half of them away.", f"{s.he}把其中的一半送人。"),
-        (f"{s.He} sells half of them.", f"{s.he}卖掉其中的一半。"),
-    )
-    s.total = s.calculate(s.total, "/", 2)
-
-
-def _doubles(s: Story) -> None:
-    times = s.rng.choice((2, 3))
-    word = {2: "doubles", 3: "triples"}[times]
-    s.say(f"By the evening the number {word}.", f"到了晚上，数量变成原来的{times}倍。")
-    s.values.append(times)
-    s.total = s.calculate(s.total, "*", times)
+    s.change("*", b)
 
 
 # Endings: what is asked.
 
 
-def _how_many_now(s: Story) -> None:
-    t, lost = s.thing, bool(s.steps) and s.steps[-1].operator == "-"
-    does, has = ("do", "have") if s.he == "they" else ("does", "have")
-    if lost:
-        s.one_of(
-            (f"How many {s.things} are left?", f"还剩多少{t.measure}{t.zh}？"),
-            (f"How many {s.things} {does} {s.he} {has} left?", f"{s.he}还剩多少{t.measure}{t.zh}？"),
+def _now(s: Story) -> None:
+    he, n, m, t = _words(s)
+    if s.is_less_now:
+        s.say(
+            (f"how many {n} are left?", f"还剩多少{m}{t}？"),
+            (f"how many {n} does {he} have left?", f"{he}还剩多少{m}{t}？"),
+            ("how many are left?", f"还剩多少{m}？"),
         )
     else:
-        s.one_of(
-            (f"How many {s.things} {does} {s.he} {has} now?", f"{s.he}现在有多少{t.measure}{t.zh}？"),
-            (f"How many {s.things} {does} {s.who} {has}?".replace("The person", "the person"),
-             f"{s.who}一共有多少{t.measure}{t.zh}？"),
-        )  # fmt: skip
+        s.say(
+            (f"how many {n} does {he} have now?", f"{he}现在有多少{m}{t}？"),
+            (f"how many {n} does {s.who} have?", f"{s.who}一共有多少{m}{t}？"),
+        )
 
 
-def _shares(s: Story) -> None:
-    parts, t = s.factor(), s.thing
-    s.one_of(
-        (f"{s.He} {_verb(s, 'put')} them equally into {parts} boxes. How many {s.things} are in each box?",
-         f"{s.he}把它们平均放进{parts}个盒子。每个盒子有多少{t.measure}{t.zh}？"),
-        (f"{parts} children share them equally. How many does each child get?",
-         f"{parts}个孩子平均分这些{t.zh}。每个孩子分到多少{t.measure}？"),
-    )  # fmt: skip
-    s.total = s.calculate(s.total, "/", parts)
+def _shared(s: Story) -> None:
+    he, n, m, t = _words(s)
+    parts = [part for part in range(2, FACTOR[s.level] + 1) if s.total % part == 0 and part < s.total]
+    if not parts:
+        raise DoesNotComeOutError
+    b = s.rng.choice(parts)
+    s.values.append(b)
+    s.say(
+        (
+            f"{he} puts them equally into {b} boxes. How many {n} are in each box?",
+            f"{he}把它们平均放进{b}个盒子。每个盒子有多少{m}{t}？",
+        ),
+        (
+            f"{b} children share them equally. How many does each child get?",
+            f"{b}个孩子平分这些{t}。每个孩子分到多少{m}？",
+        ),
+    )
+    s.change("/", b)
 
 
 def _price(s: Story) -> None:
-    price, t = s.factor(), s.thing
-    s.one_of(
-        (f"{s.He} {_verb(s, 'sell')} them all for {price} dollars each. How many dollars {_does(s)} {s.he} get?",
-         f"{s.he}把它们全部卖掉，每{t.measure}{price}元。{s.he}一共得到多少元？"),
-        (f"Each one costs {price} dollars. How many dollars do they cost in all?",
-         f"每{t.measure}{price}元。这些{t.zh}一共多少元？"),
-    )  # fmt: skip
-    s.total = s.calculate(s.total, "*", price)
+    he, _, m, t = _words(s)
+    b = s.factor(of=s.total)
+    s.say(
+        (
+            f"{he} sells them all for {b} dollars each. How many dollars does {he} get?",
+            f"{he}把它们全部卖掉，每{m}{b}元。{he}一共得到多少元？",
+        ),
+        (f"each one costs {b} dollars. How many dollars do they cost in all?", f"每{m}{b}元。这些{t}一共多少元？"),
+    )
+    s.change("*", b)
 
 
 def _needs(s: Story) -> None:
-    wanted, t = s.amount(), s.thing
-    s.say(
-        f"{s.He} {_verb(s, 'want')} {wanted}. How many more {s.things} {_does(s)} {s.he} need?",
-        f"{s.he}想要{wanted}{t.measure}。{s.he}还需要多少{t.measure}{t.zh}？",
-    )
-    s.total = s.calculate(wanted, "-", s.total)
+    he, n, m, t = _words(s)
+    a = s.amount(s.limit, low=s.total + 1)
+    s.say((f"{he} wants {a}. How many more {n} does {he} need?", f"{he}想要{a}{m}。{he}还需要多少{m}{t}？"))
+    s.total = s.calculate(a, "-", s.total)
 
 
 def _together(s: Story) -> None:
+    _, n, m, t = _words(s)
     if s.others is None:
-        raise _DoesNotComeOutError
-    t = s.thing
-    s.say(
-        f"How many {s.things} do {s.who} and {s.friend} have together?",
-        f"{s.who}和{s.friend}一共有多少{t.measure}{t.zh}？",
-    )
+        raise DoesNotComeOutError
+    s.say((f"how many {n} do {s.who} and {s.friend} have together?", f"{s.who}和{s.friend}一共有多少{m}{t}？"))
     s.total = s.calculate(s.others, "+", s.total)
 
 
 def _difference(s: Story) -> None:
+    _, n, m, t = _words(s)
     if s.others is None:
-        raise _DoesNotComeOutError
-    t, more, fewer = s.thing, s.who, s.friend
-    if s.total < s.others:
-        more, fewer = fewer, more
-    s.say(f"How many more {s.things} does {more} have than {fewer}?", f"{more}比{fewer}多多少{t.measure}{t.zh}？")
+        raise DoesNotComeOutError
+    x, y = (s.who, s.friend) if s.total > s.others else (s.friend, s.who)
+    s.say((f"how many more {n} does {x} have than {y}?", f"{x}比{y}多多少{m}{t}？"))
     s.total = s.calculate(max(s.total, s.others), "-", min(s.total, s.others))
-
-
-def _verb(s: Story, stem: str) -> str:
-    return stem if s.he == "they" else stem + "s"
-
-
-def _does(s: Story) -> str:
-    return "do" if s.he == "they" else "does"
 
 
 # Scenes: complete stories with a plan of their own.
 
 
-def _change(s: Story) -> None:
-    money, items, price = s.amount(), s.factor(), s.factor()
-    t = s.thing
+def _ate(s: Story) -> None:
+    _, n, m, t = _words(s)
+    if not s.thing.is_edible:
+        raise DoesNotComeOutError
+    a = s.amount(s.limit)
+    b = s.amount(a - 1)
     s.say(
-        f"{s.who} has {money} dollars and buys {items} {s.things} for {price} dollars each. How many dollars are left?",
-        f"{s.who}有{money}元，买了{items}{t.measure}{t.zh}，每{t.measure}{price}元。还剩多少元？",
+        (f"a person has {a} {n} and eats {b}. How many are left?", f"一个人有{a}{m}{t}，吃了{b}{m}。还剩多少{m}？"),
+        (f"{s.who} has {a} {n} and eats {b}. How many are left?", f"{s.who}有{a}{m}{t}，吃了{b}{m}。还剩多少{m}？"),
     )
-    s.calculate(money, "-", s.calculate(items, "*", price))
+    s.calculate(a, "-", b)
+
+
+def _change(s: Story) -> None:
+    _, n, m, t = _words(s)
+    b = s.factor()
+    c = s.factor(of=b)
+    a = s.amount(s.limit, low=b * c + 1)
+    s.say(
+        (
+            f"{s.who} has {a} dollars and buys {b} {n} for {c} dollars each. How many dollars are left?",
+            f"{s.who}有{a}元，买了{b}{m}{t}，每{m}{c}元。还剩多少元？",
+        )
+    )
+    s.calculate(a, "-", s.calculate(b, "*", c))
 
 
 def _pages(s: Story) -> None:
-    pages, daily, days = s.amount(), s.factor(), s.factor()
+    b = s.factor()
+    c = s.factor(of=b)
+    a = s.amount(s.limit, low=b * c + 1)
     s.say(
-        f"A book has {pages} pages. {s.who} reads {daily} pages a day for {days} days. How many pages are left to read?",
-        f"一本书有{pages}页，{s.who}每天读{daily}页，读了{days}天。还剩多少页没读？",
+        (
+            f"a book has {a} pages. {s.who} reads {b} pages a day for {c} days. How many pages are left?",
+            f"一本书有{a}页，{s.who}每天读{b}页，读了{c}天。还剩多少页没读？",
+        )
     )
-    s.calculate(pages, "-", s.calculate(daily, "*", days))
+    s.calculate(a, "-", s.calculate(b, "*", c))
 
 
 def _bus(s: Story) -> None:
-    riders = s.amount()
-    off, on = s.amount(riders - 1), s.amount()
+    a = s.amount(s.limit)
+    b = s.amount(a - 1)
+    c = s.amount(s.limit - a + b)
     s.say(
-        f"A bus has {riders} passengers. {off} get off and {on} get on. How many passengers are on the bus now?",
-        f"公共汽车上有{riders}名乘客，下去{off}人，上来{on}人。现在车上有多少人？",
+        (
+            f"a bus has {a} passengers. {b} get off and {c} get on. How many passengers are on the bus now?",
+            f"公共汽车上有{a}名乘客，下去{b}人，上来{c}人。现在车上有多少人？",
+        )
     )
-    s.calculate(s.calculate(riders, "-", off), "+", on)
+    s.calculate(s.calculate(a, "-", b), "+", c)
 
 
 def _ages(s: Story) -> None:
-    age, older, times = s.amount(12), s.amount(8), s.factor()
+    a, b, c = s.amount(12), s.amount(8), s.factor()
+    if not 50 <= (a + b) * c <= 90:  # a grandmother's age
+        raise DoesNotComeOutError
     s.say(
-        f"{s.who} is {age} years old. {s.friend} is {older} years older. Their grandmother is {times} times as old as {s.friend}."
-        f" How old is the grandmother?",
-        f"{s.who}今年{age}岁，{s.friend}比{s.who}大{older}岁，奶奶的年龄是{s.friend}的{times}倍。奶奶多少岁？",
+        (
+            f"{s.who} is {a} years old. {s.friend} is {b} years older. "
+            f"Their grandmother is {c} times as old as {s.friend}. How old is the grandmother?",
+            f"{s.who}今年{a}岁，{s.friend}比{s.who}大{b}岁，奶奶的年龄是{s.friend}的{c}倍。奶奶多少岁？",
+        )
     )
-    s.calculate(s.calculate(age, "+", older), "*", times)
+    s.calculate(s.calculate(a, "+", b), "*", c)
 
 
-def _travel(s: Story) -> None:
-    speed, hours, more = s.amount(LIMIT[s.level] // 2), s.factor(), s.amount()
+def _ride(s: Story) -> None:
+    a = s.amount(s.limit // 4)
+    b = s.factor(of=a)
+    c = s.amount(s.limit - a * b)
     s.say(
-        f"{s.who} rides {speed} km an hour for {hours} hours and then {more} km more. How many km is that in all?",
-        f"{s.who}以每小时{speed}千米的速度骑了{hours}小时，然后又骑了{more}千米。一共骑了多少千米？",
+        (
+            f"{s.who} rides {a} km an hour for {b} hours and then {c} km more. How many km is that in all?",
+            f"{s.who}以每小时{a}千米的速度骑了{b}小时，然后又骑了{c}千米。一共骑了多少千米？",
+        )
     )
-    s.calculate(s.calculate(speed, "*", hours), "+", more)
+    s.calculate(s.calculate(a, "*", b), "+", c)
 
 
 def _wages(s: Story) -> None:
-    pay, hours, spent = s.factor(), s.factor(), s.amount()
+    a = s.factor()
+    b = s.factor(of=a)
+    c = s.amount(a * b - 1)
     s.say(
-        f"{s.who} earns {pay} dollars an hour and works {hours} hours. {s.He} spends {spent} dollars. How many dollars are left?",
-        f"{s.who}每小时挣{pay}元，工作了{hours}小时，花掉{spent}元。还剩多少元？",
+        (
+            f"{s.who} earns {a} dollars an hour, works {b} hours and spends {c} dollars. How many dollars are left?",
+            f"{s.who}每小时挣{a}元，工作了{b}小时，花掉{c}元。还剩多少元？",
+        )
     )
-    s.calculate(s.calculate(pay, "*", hours), "-", spent)
+    s.calculate(s.calculate(a, "*", b), "-", c)
 
 
-def _class(s: Story) -> None:
-    pupils = s.amount()
-    boys = s.amount(pupils // 2 - 1)
+def _girls_and_boys(s: Story) -> None:
+    a = s.amount(s.limit)
+    b = s.amount((a - 1) // 2)
     s.say(
-        f"A class has {pupils} children, and {boys} of them are boys. How many more girls than boys are there?",
-        f"一个班有{pupils}名学生，其中{boys}名是男生。女生比男生多多少名？",
+        (
+            f"a class has {a} children, and {b} of them are boys. How many more girls than boys are there?",
+            f"一个班有{a}名学生，其中{b}名是男生。女生比男生多多少名？",
+        )
     )
-    s.calculate(s.calculate(pupils, "-", boys), "-", boys)
+    s.calculate(s.calculate(a, "-", b), "-", b)
 
 
 def _rows(s: Story) -> None:
-    rows, each, dead = s.factor(), s.factor(), s.amount()
+    a = s.factor()
+    b = s.factor(of=a)
+    c = s.amount(a * b - 1)
     s.say(
-        f"A garden has {rows} rows of {each} trees. {dead} trees are cut down. How many trees are left?",
-        f"果园里有{rows}行树，每行{each}棵，砍掉了{dead}棵。还剩多少棵树？",
+        (
+            f"a garden has {a} rows of {b} trees. {c} trees are cut down. How many trees are left?",
+            f"果园里有{a}行树，每行{b}棵，砍掉了{c}棵。还剩多少棵树？",
+        )
     )
-    s.calculate(s.calculate(rows, "*", each), "-", dead)
-
-
-def _two_prices(s: Story) -> None:
-    first, first_price, second, second_price = s.factor(), s.factor(), s.factor(), s.factor()
-    s.say(
-        f"{s.who} buys {first} pens for {first_price} dollars each and {second} books for {second_price} dollars each."
-        f" How many dollars does {s.he} pay?",
-        f"{s.who}买了{first}支钢笔，每支{first_price}元，又买了{second}本书，每本{second_price}元。{s.he}一共付多少元？",
-    )
-    s.calculate(s.calculate(first, "*", first_price), "+", s.calculate(second, "*", second_price))
-
-
-def _legs(s: Story) -> None:
-    cows, hens = s.amount(LIMIT[s.level] // 6), s.amount(LIMIT[s.level] // 4)
-    s.values += [4, 2]
-    s.say(
-        f"A farm has {cows} cows with 4 legs each and {hens} hens with 2 legs each. How many legs is that in all?",
-        f"农场里有{cows}头牛，每头4条腿，还有{hens}只鸡，每只2条腿。一共有多少条腿？",
-    )
-    s.calculate(s.calculate(cows, "*", 4), "+", s.calculate(hens, "*", 2))
+    s.calculate(s.calculate(a, "*", b), "-", c)
 
 
 def _saving(s: Story) -> None:
-    goal, saved, weekly = s.amount(), s.amount(), s.factor()
+    b, c = s.amount(s.limit // 2), s.factor()
+    a = b + c * s.factor(of=c)
     s.say(
-        f"A toy costs {goal} dollars. {s.who} has {saved} dollars and saves {weekly} dollars a week. "
-        f"How many weeks does {s.he} have to save?",
-        f"一个玩具{goal}元，{s.who}已有{saved}元，每周存{weekly}元。{s.he}要存多少周？",
+        (
+            f"a toy costs {a} dollars. {s.who} has {b} dollars and saves {c} dollars a week. "
+            "How many weeks does it take?",
+            f"一个玩具{a}元，{s.who}已有{b}元，每周存{c}元。要存多少周？",
+        )
     )
-    s.calculate(s.calculate(goal, "-", saved), "/", weekly)
+    s.calculate(s.calculate(a, "-", b), "/", c)
 
 
 def _teams(s: Story) -> None:
-    boys, girls, teams = s.amount(), s.amount(), s.factor()
+    c = s.factor()
+    both = c * s.rng.randint(2, s.limit // c)
+    a = s.amount(both - 2)
+    b = both - a
+    s.values.append(b)
     s.say(
-        f"{boys} boys and {girls} girls form {teams} equal teams. How many children are in each team?",
-        f"{boys}名男生和{girls}名女生平均分成{teams}队。每队有多少人？",
+        (
+            f"{a} boys and {b} girls form {c} equal teams. How many children are in each team?",
+            f"{a}名男生和{b}名女生平均分成{c}队。每队有多少人？",
+        )
     )
-    s.calculate(s.calculate(boys, "+", girls), "/", teams)
+    s.calculate(s.calculate(a, "+", b), "/", c)
 
 
-def _three_friends(s: Story) -> None:
-    first, more, times, t = s.amount(), s.amount(), s.factor(), s.thing
+def _two_prices(s: Story) -> None:
+    a, b, c, d = s.factor(), s.factor(), s.factor(), s.factor()
     s.say(
-        f"{s.who} has {first} {s.things}. {s.friend} has {more} more than {s.who}, and a neighbor has {times} times as many as "
-        f"{s.friend}. How many {s.things} do {s.friend} and the neighbor have together?",
-        f"{s.who}有{first}{t.measure}{t.zh}，{s.friend}比{s.who}多{more}{t.measure}，邻居的是{s.friend}的{times}倍。"
-        f"{s.friend}和邻居一共有多少{t.measure}{t.zh}？",
+        (
+            f"{s.who} buys {a} pens for {b} dollars each and {c} books for {d} dollars each. "
+            "How many dollars is that in all?",
+            f"{s.who}买了{a}支钢笔，每支{b}元，又买了{c}本书，每本{d}元。一共多少元？",
+        )
     )
-    second = s.calculate(first, "+", more)
-    s.calculate(second, "+", s.calculate(second, "*", times))
+    s.calculate(s.calculate(a, "*", b), "+", s.calculate(c, "*", d))
+
+
+def _legs(s: Story) -> None:
+    a, b = s.amount(s.limit // 8), s.amount(s.limit // 4)
+    s.say(
+        (
+            f"a farm has {a} cows with 4 legs each and {b} hens with 2 legs each. How many legs is that in all?",
+            f"农场里有{a}头牛，每头4条腿，还有{b}只鸡，每只2条腿。一共有多少条腿？",
+        )
+    )
+    s.calculate(s.calculate(a, "*", 4), "+", s.calculate(b, "*", 2))
+
+
+def _three_owners(s: Story) -> None:
+    _, n, m, t = _words(s)
+    a = s.amount(s.limit // 4)
+    b = s.amount(s.limit // 4)
+    c = s.factor(of=a + b)
+    often = "twice" if c == 2 else f"{c} times"
+    s.say(
+        (
+            f"{s.who} has {a} {n}. {s.friend} has {b} more than {s.who}. A neighbor has {often} as many as {s.friend}. "
+            f"How many do {s.friend} and the neighbor have together?",
+            f"{s.who}有{a}{m}{t}，{s.friend}比{s.who}多{b}{m}，邻居的{t}是{s.friend}的{c}倍。{s.friend}和邻居一共有多少{m}{t}？",
+        )
+    )
+    second = s.calculate(a, "+", b)
+    s.calculate(second, "+", s.calculate(second, "*", c))
 
 
 def _tank(s: Story) -> None:
-    full, minutes, rate, poured = s.amount(), s.factor(), s.factor(), s.amount()
+    b = s.factor()
+    c = s.factor(of=b)
+    a = s.amount(s.limit, low=b * c + 1)
+    d = s.amount(s.limit - a + b * c)
     s.say(
-        f"A tank holds {full} liters. For {minutes} minutes {rate} liters a minute flow out. Then {poured} liters are poured in. "
-        f"How many liters are in the tank?",
-        f"水箱里有{full}升水，每分钟流出{rate}升，流了{minutes}分钟，然后又倒进{poured}升。水箱里现在有多少升水？",
+        (
+            f"a tank holds {a} liters. For {c} minutes {b} liters a minute flow out. Then {d} liters are poured in. "
+            "How many liters are in the tank?",
+            f"水箱里有{a}升水，每分钟流出{b}升，流了{c}分钟，然后又倒进{d}升。水箱里现在有多少升水？",
+        )
     )
-    s.calculate(s.calculate(full, "-", s.calculate(minutes, "*", rate)), "+", poured)
+    s.calculate(s.calculate(a, "-", s.calculate(b, "*", c)), "+", d)
 
 
 Piece = Callable[[Story], None]
 OPENINGS: dict[int, tuple[Piece, ...]] = {
-    0: (_has, _has, _has, _person_has),
-    1: (_groups, _two_kinds, _times_as_many, _half_as_many, _more_than, _fewer_than, _daily, _shared_out),
+    0: (_has, _has, _somebody_has),
+    1: (_groups, _daily, _two_kinds, _shared_out, _times_as_many, _half_as_many, _more, _fewer),
     3: (_two_loads,),
 }
-"""Steps it takes -> openings. The plain one stands more often than the others."""
-EVENTS: tuple[Piece, ...] = (_buys, _buys, _loses, _loses, _eats, _breaks, _gives_half, _doubles)
-ENDINGS: dict[int, tuple[Piece, ...]] = {0: (_how_many_now,), 1: (_shares, _price, _needs, _together, _difference)}
+"""Steps it takes -> openings."""
+EVENTS: tuple[Piece, ...] = (_gets, _gets, _gives, _loses, _eats, _halves, _multiplies)
+ENDINGS: dict[int, tuple[Piece, ...]] = {0: (_now,), 1: (_shared, _price, _needs, _together, _difference)}
 SCENES: dict[int, tuple[Piece, ...]] = {
-    2: (_change, _pages, _bus, _ages, _travel, _wages, _class, _rows, _saving, _teams),
-    3: (_two_prices, _legs, _three_friends, _tank),
+    1: (_ate,),
+    2: (_change, _pages, _bus, _ages, _ride, _wages, _girls_and_boys, _rows, _saving, _teams),
+    3: (_two_prices, _legs, _three_owners, _tank),
 }
-SCENE_SHARE = 0.35
-"""How many of the stories of two or three steps are scenes."""
+SCENE_SHARE = 0.3
+"""How many of the stories are scenes, where there are some."""
+OPENING_WEIGHTS = {0: 8, 1: 8, 3: 1}
+"""Openings by steps; the one of three steps is a single piece and would otherwise be told too often."""
+TRIES = 20
+"""Tellings of one plan before another is made; some plans cannot come out, such as sharing at a low limit."""
 
 
 def _plan(rng: random.Random, level: int) -> list[Piece]:
@@ -575,33 +550,32 @@ def _plan(rng: random.Random, level: int) -> list[Piece]:
     steps = rng.choice((1, 2, 2)) if level == 1 else level
     if steps in SCENES and rng.random() < SCENE_SHARE:
         return [rng.choice(SCENES[steps])]
-    opening_steps = rng.choice([taken for taken in OPENINGS if taken <= steps])
-    ending_steps = rng.choice([taken for taken in ENDINGS if taken <= steps - opening_steps])
-    events = steps - opening_steps - ending_steps
-    return [
-        rng.choice(OPENINGS[opening_steps]),
-        *(rng.choice(EVENTS) for _ in range(events)),
-        rng.choice(ENDINGS[ending_steps]),
-    ]
+    fitting = [taken for taken in OPENINGS if taken <= steps]
+    opening = rng.choices(fitting, [OPENING_WEIGHTS[taken] for taken in fitting])[0]
+    ending = rng.choice([taken for taken in ENDINGS if taken <= steps - opening])
+    events = [rng.choice(EVENTS) for _ in range(steps - opening - ending)]
+    return [rng.choice(OPENINGS[opening]), *events, rng.choice(ENDINGS[ending])]
 
 
-def _names(plan: list[Piece]) -> str:
-    return "+".join(piece.__name__.strip("_") for piece in plan)
+def _told(rng: random.Random, level: int, language: str) -> tuple[Story, list[Piece]]:
+    """The first story that comes out."""
+    while True:
+        plan = _plan(rng, level)
+        for _ in range(TRIES):
+            story = Story(rng, language, level)
+            try:
+                for piece in plan:
+                    piece(story)
+            except DoesNotComeOutError:
+                continue
+            return story, plan
 
 
 def tell(rng: random.Random, level: int, language: str) -> Item:
     """One word problem in 'en' or 'zh'. The key is the program and its numbers: the same in both languages."""
-    while True:
-        plan = _plan(rng, level)
-        story = Story(rng, language, level)
-        try:
-            for piece in plan:
-                piece(story)
-        except _DoesNotComeOutError:
-            continue
-        break
+    story, plan = _told(rng, level, language)
     answer = str(story.steps[-1].result)
-    name = _names(plan)
+    name = "+".join(piece.__name__.strip("_") for piece in plan)
     return Item(
         key=f"{name}:{','.join(map(str, story.values))}",
         question=(" " if language == "en" else "").join(story.sentences),
