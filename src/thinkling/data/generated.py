@@ -61,17 +61,24 @@ def split_of(key: str) -> str:
     return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
 
 
-def check_request(task: str, split: str, n: int | None, level: int | None, levels: Sequence[int]) -> None:
+def check_request(
+    task: str,
+    split: str,
+    n: int | None,
+    level: int | None,
+    levels: Sequence[int],
+    splits: Sequence[str] = SPLITS,
+) -> None:
     """Refuse a split, a level or a count that cannot be had.
 
     Raises:
         ConfigError: Says which, and the values that can.
     """
-    if split not in SPLITS:
+    if split not in splits:
         raise ConfigError(
             f"there is no split '{split}'",
             where=f"task {task}",
-            fix=closest(split, list(SPLITS)) or f"use one of {', '.join(SPLITS)}",
+            fix=closest(split, list(splits)) or f"use one of {', '.join(splits)}",
         )
     if n is not None and n < 0:
         raise ConfigError(f"cannot draw {n} problems", where=f"task {task}", fix="ask for 0 or more")
@@ -91,6 +98,7 @@ def draw(
     n: int | None,
     level: int | None,
     seed: int,
+    path: str | None,
     *,
     levels: Sequence[int],
     language: str,
@@ -98,10 +106,14 @@ def draw(
     """`n` different problems of one split; without a level, the levels take turns. Same arguments, same list.
 
     Raises:
-        ConfigError: Unknown split or level, or no count (a family has no end).
+        ConfigError: Unknown split or level, no count (a family has no end), or a path (it reads no file).
         DataError: The split holds fewer different problems than asked for.
     """
     check_request(task, split, n, level, levels)
+    if path is not None:
+        raise ConfigError(
+            "this task makes its problems itself and reads no file", where=f"task {task}", fix="drop path"
+        )
     if n is None:
         raise ConfigError("a generated family has no end", where=f"task {task}", fix="say how many problems: n=200")
     chosen = [level] if level is not None else list(levels)
@@ -135,10 +147,15 @@ def _draw_level(
     return list(found.values())
 
 
+def question_id(prefix: str, *parts: str) -> str:
+    """A name that the same question keeps for ever: the prefix and twelve hex digits of a hash of the parts."""
+    digest = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    return f"{prefix}-{digest[:12]}"
+
+
 def _problem(item: Item, task: str, level: int, language: str) -> Problem:
-    name = hashlib.sha256(f"{item.key}\x1f{item.question}".encode()).hexdigest()[:12]
     return Problem(
-        id=f"{task}-{level}-{name}",
+        id=question_id(f"{task}-{level}", item.key, item.question),
         prompt=item.question,
         answer=item.answer,
         task=task,

@@ -1,11 +1,11 @@
 """Word problems as programs: a story is an opening, some events and an ending, or one scene; in English or in Chinese.
 
-Each piece draws its numbers, says its sentence in both languages and does its own calculation, so the answer, every value
-on the way and the number of steps are known exactly. Pieces combine freely. A story whose numbers do not come out (a
-result below 1, above the level's limit, or no whole number) is told again.
+Each piece draws its numbers, says its sentence in both languages and does its own calculation, so the answer, every
+value on the way and the number of steps are known exactly. Pieces combine freely. A story whose numbers do not come out
+(a result below 1, above the level's limit, or no whole number) is told again.
 
-In the pieces, `s` is the story, `he` the main person's pronoun (or name, where a pronoun could mean two people), `n` what
-is counted in English, `m` the measure word and `t` what is counted in Chinese.
+In the pieces, `s` is the story, `he` the main person's pronoun (or name, where a pronoun could mean two people), `n`
+what is counted in English, `m` the measure word and `t` what is counted in Chinese.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class Thing:
 
 FOODS = """
 apples 苹果 个, bananas 香蕉 根, cookies 饼干 块, candies 糖果 颗, oranges 橙子 个, grapes 葡萄 颗, peaches 桃子 个
-plums 李子 个, dumplings 饺子 个, strawberries 草莓 颗, walnuts 核桃 个, muffins 松饼 块, eggs 鸡蛋 个, carrots 胡萝卜 根
+plums 李子 个, dumplings 饺子 个, strawberries 草莓 颗, walnuts 核桃 个, muffins 松饼 块
+eggs 鸡蛋 个, carrots 胡萝卜 根
 """
 OBJECTS = """
 pencils 铅笔 支, marbles 弹珠 颗, stickers 贴纸 张, books 书 本, balloons 气球 个, coins 硬币 枚, cards 卡片 张

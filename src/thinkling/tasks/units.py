@@ -162,5 +162,5 @@ def generate(rng: random.Random, level: int) -> Item:
 def problems(
     split: str, n: int | None, *, level: int | None = None, seed: int = 0, path: str | None = None
 ) -> list[Problem]:
-    """`n` different problems; `path` is not used. Errors as in `generated.draw`."""
-    return draw(generate, "units", split, n, level, seed, levels=LEVELS, language=LANGUAGE)
+    """`n` different problems; errors as in `generated.draw`."""
+    return draw(generate, "units", split, n, level, seed, path, levels=LEVELS, language=LANGUAGE)
