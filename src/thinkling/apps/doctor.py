@@ -402,3 +402,19 @@ def _packages() -> Iterator[Package]:
             installed = ""
         fits = bool(installed) and requirement.specifier.contains(installed, prereleases=True)
         yield Package(requirement.name, installed, str(requirement.specifier), fits, extra[1] if extra else "")
+
+
+# showing ----------------------------------------------------------------------------------------------------------
+
+
+def lines(rows: Sequence[Row]) -> Iterator[tuple[Level | None, str]]:
+    """(level, text) of each row, then (None, text) of the line that mends it, then one line for all."""
+    for row in rows:
+        yield row.level, f"{tr(row.name):<10}  {row.what}"
+        if row.fix:
+            yield None, "      " + tr("fix: {fix}", fix=row.fix)
+    bad = sum(row.level is not Level.OK for row in rows)
+    yield (
+        None,
+        tr("nothing is wrong here") if not bad else tr("{n} of {all} checks found something", n=bad, all=len(rows)),
+    )

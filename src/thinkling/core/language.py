@@ -34,7 +34,7 @@ def catalogue(code: str) -> Mapping[str, str]:
     return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
-def tr(text: str, **facts: object) -> str:
+def tr(text: str, /, **facts: object) -> str:
     """`text` in the user's language, its {placeholders} filled from `facts`.
 
     Example:

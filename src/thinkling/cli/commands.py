@@ -1,0 +1,182 @@
+"""The commands that do work: run, quickstart, eval, chat, doctor. Each is a few lines that name what carries it out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thinkling.core import shelf
+from thinkling.core.errors import ConfigError
+from thinkling.core.language import tr
+
+if TYPE_CHECKING:
+    from thinkling.recipes import Recipe
+
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ.")]
+RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the settings, do nothing.")]
+QUICKSTART = "quickstart"
+
+
+def recipe_names() -> list[str]:
+    """The recipes of the package, by file name: importing them would load the settings classes."""
+    return sorted(file.stem for file in (shelf.PACKAGE / "recipes").glob("*.yaml"))
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Carry out a recipe."""
+    from thinkling import recipes
+
+    overrides, folder = split_run_dir(settings or [], run_dir)
+    loaded = recipes.load(recipe, overrides)
+    carry_out(loaded, folder or Path("runs") / loaded.name, dry_run)
+
+
+def quickstart(settings: Settings = None, run_dir: RunDir = None, dry_run: DryRun = False) -> None:
+    """Carry out the recipe quickstart."""
+    run(QUICKSTART, settings, run_dir, dry_run)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Alias, folder, run, GGUF file or hub id.")],
+    settings: Settings = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="NAME, NAME:LEVEL or NAME=FILE; again for more. None: the recipe evaluate.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Problems of each task.", show_default="64")] = None,
+    run_dir: RunDir = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Evaluate one model: a recipe of one stage, in a new folder each time, since weights change under their names."""
+    from thinkling import recipes
+
+    overrides, folder = split_run_dir(settings or [], run_dir)
+    if task:
+        tasks = [{**task_setting(text), "n": 64 if n is None else n} for text in task]
+        stages = [{"evaluate": {"model": model, "tasks": tasks}}]
+        recipe = recipes.build({"stages": stages}, overrides, where="thinkling eval", name="eval")
+    elif n is not None:
+        raise ConfigError(tr("-n has no effect without --task"), where="thinkling eval", fix=tr("add --task NAME"))
+    else:
+        recipe = recipes.load("evaluate", [f"model={json.dumps(model)}", *overrides])
+    carry_out(recipe, folder or new_folder(Path("runs"), f"eval-{slug(model)}"), dry_run)
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Alias, folder, run, GGUF file or hub id.")] = "smollm2-135m",
+    system: Annotated[str | None, typer.Option(help="System message; without it, the model's own default.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that reach this sum.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
+) -> None:
+    """Talk to a model."""
+    from thinkling.apps.chat import open_chat
+    from thinkling.apps.console import Terminal
+
+    with Terminal(sys.stderr) as progress:
+        talk = open_chat(
+            model,
+            progress,
+            system=system,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+    talk()
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Check the machine; exit code 1 where a check fails."""
+    from thinkling.apps.doctor import Level, examine, gather, lines
+    from thinkling.model.pull import cache_root
+
+    rows = examine(gather([Path.cwd(), cache_root()]))
+    failed = any(row.level is Level.FAIL for row in rows)
+    if as_json:
+        typer.echo(
+            json.dumps({"ok": not failed, "checks": [asdict(row) for row in rows]}, ensure_ascii=False, indent=2)
+        )
+    else:
+        colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+        for level, text in lines(rows):
+            typer.echo(text if level is None else typer.style(f"{level:<6}", fg=colours[level], bold=True) + text)
+    if failed:
+        raise typer.Exit(1)
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes."""
+    from thinkling import recipes
+
+    typer.echo(json.dumps(recipes.schema(), indent=2, ensure_ascii=False))
+
+
+# shared -----------------------------------------------------------------------------------------------------------
+
+
+def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
+    """Run a checked recipe, or show what it would do."""
+    from thinkling import recipes
+    from thinkling.apps.console import Terminal
+    from thinkling.apps.results import next_steps, results
+
+    with Terminal() as progress:
+        if dry_run:
+            for stage in recipe.stages:
+                progress.table(f"{stage.name} ({stage.kind})", recipes.plain(stage.settings))
+            progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
+            return
+        recipes.run(recipe, folder, progress)
+        for title, rows in results([folder / stage.name for stage in recipe.stages]):
+            progress.table(title, rows)
+        steps = next_steps(recipe.stages, folder)
+        if steps:
+            progress.table(tr("What to try next"), steps)
+        progress.note(tr("done: {folder}", folder=folder))
+
+
+def split_run_dir(settings: list[str], run_dir: Path | None) -> tuple[list[str], Path | None]:
+    """Overrides without `run_dir=PATH`, and the folder: errors tell people to write it either way."""
+    named = [text.partition("=")[2] for text in settings if text.startswith("run_dir=")]
+    if len(named) + (run_dir is not None) > 1:
+        raise ConfigError(tr("the folder of the run is given twice"), where=tr("command line"), fix=tr("give it once"))
+    if named and not named[0]:
+        raise ConfigError(tr("run_dir= names no folder"), where=tr("command line"), fix="run_dir=runs/NAME")
+    rest = [text for text in settings if not text.startswith("run_dir=")]
+    return rest, Path(named[0]) if named else run_dir
+
+
+def task_setting(text: str) -> dict[str, Any]:
+    """`sums`, `sums:2`, `questions=my.jsonl` or `./my_task.py:1` as the settings of one task."""
+    name, has_file, file = text.partition("=")
+    name, has_level, level = name.rpartition(":") if ":" in name else (name, "", "")
+    if not name or (has_level and not re.fullmatch(r"\d+", level)) or (has_file and not file):
+        raise ConfigError(
+            tr("'{text}' is not a task", text=text), where="--task", fix=tr("write NAME, NAME:LEVEL or NAME=FILE")
+        )
+    return {"task": name, **({"level": int(level)} if has_level else {}), **({"path": file} if has_file else {})}
+
+
+def slug(model: str) -> str:
+    """The end of a model's name as part of a folder's name."""
+    kept = [part for part in re.split(r"[^\w.-]+", model) if part.strip(".")]
+    return "-".join(kept[-2:]) or "model"
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """The first of NAME-1, NAME-2, … that does not exist."""
+    return next(path for i in itertools.count(1) if not (path := parent / f"{name}-{i}").exists())
