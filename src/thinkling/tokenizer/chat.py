@@ -120,7 +120,7 @@ def _as_written(template: str, message: Message, veil: _Veil) -> dict[str, str]:
 
 def _render(tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, *, add_generation_prompt: bool) -> str:
     template = tokenizer.chat_template
-    if template is None:
+    if not template:
         raise ModelError(
             "the model has no chat template, and how it wants to be spoken to cannot be guessed",
             where="tokenizer_config.json and chat_template.jinja of the model folder",
