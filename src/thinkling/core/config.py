@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models, unknown keys forbidden with the closest name, YAML and `key=value` in the same names.
+"""Settings: frozen pydantic models, unknown keys forbidden with the closest name, YAML and `key=value` of one naming.
 
 A setting has one home, a field of the `Config` beside the code it steers. This file knows how to read such settings and
 how to say what is wrong with them; it knows none of them itself.
@@ -27,7 +27,17 @@ C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; here it is the number everybody means."""
+    """YAML 1.1 reads `1e-4` as text; here it is the number everybody means. A key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if key.tag == "tag:yaml.org,2002:str" else None)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -70,7 +80,9 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise ConfigError(f"'{text}' is not a setting", where="command line", fix="write key=value, with no spaces around the =")
+        raise ConfigError(
+            f"'{text}' is not a setting", where="command line", fix="write key=value, with no spaces around the ="
+        )
     return key.strip().split("."), read_yaml(value, f"the value of {key}")
 
 

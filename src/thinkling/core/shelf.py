@@ -1,4 +1,4 @@
-"""A shelf is a folder whose files are its entries: `rewards/number.py` *is* the reward `number`. There is no list to edit.
+"""A shelf is a folder whose files are its entries: `rewards/number.py` *is* the reward `number`. There is no list.
 
 Names are listed without importing anything, so that help texts answer in a blink; an entry is imported when it is used.
 A private entry needs no install: a path such as `./my_reward.py` works wherever a name does.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -48,10 +49,13 @@ def entry(shelf: str, name: str) -> ModuleType:
 
 def _private(shelf: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}", where=f"a private entry of the shelf '{shelf}'", fix="check the path")
+        raise ConfigError(
+            f"there is no file {path}", where=f"a private entry of the shelf '{shelf}'", fix="check the path"
+        )
     spec = importlib.util.spec_from_file_location(f"thinkling_private_{shelf}_{path.stem}", path)
     assert spec is not None, path
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pydantic look up the names in annotations
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,125 @@
+"""Settings: YAML and `key=value` in the same names, and what is wrong said in three lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from thinkling.core.config import Config, known_keys, parse_override, read_yaml, read_yaml_file, resolve
+from thinkling.core.errors import ConfigError
+
+
+class Inner(Config):
+    every: int = 10
+
+
+class Outer(Config):
+    learning_rate: float = Field(1e-4, gt=0)
+    name: str = "a"
+    inner: Inner = Inner()
+    needed: int
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1.0e-4", "0.0001", "1E-4", ".1e-3", "+1e-4"])
+def test_a_small_number_is_a_number_however_it_is_written(text: str):
+    assert read_yaml(text, "here") == 0.0001
+
+
+@pytest.mark.parametrize("text", ["e5", "1e", "1-4", "a1e-4", "'1e-4'", "1.2.3"])
+def test_what_only_looks_like_a_number_stays_text(text: str):
+    assert isinstance(read_yaml(text, "here"), str)
+
+
+@given(st.floats(min_value=1e-30, max_value=1e30))
+def test_every_number_that_python_writes_is_read_back(number: float):
+    assert read_yaml(repr(number), "here") == number
+
+
+def test_broken_yaml_names_its_line():
+    with pytest.raises(ConfigError) as caught:
+        read_yaml("a: 1\nb: [1,\nc: }", "recipe.yaml")
+    assert caught.value.where == "recipe.yaml, line 3"
+
+
+def test_a_key_that_stands_twice_is_an_error_not_a_choice():
+    with pytest.raises(ConfigError, match="'lr' stands twice") as caught:
+        read_yaml("a:\n  lr: 1\n  lr: 2\n", "recipe.yaml")
+    assert caught.value.where == "recipe.yaml, line 3"
+    assert read_yaml("a: {lr: 1}\nb: {lr: 2}", "recipe.yaml") == {"a": {"lr": 1}, "b": {"lr": 2}}
+
+
+def test_yaml_that_would_build_an_object_is_refused():
+    with pytest.raises(ConfigError):
+        read_yaml("!!python/object/apply:os.system ['true']", "recipe.yaml")
+
+
+def test_a_file_that_is_not_there_or_not_text_is_an_error_with_its_path(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        read_yaml_file(tmp_path / "no.yaml")
+    assert caught.value.where == str(tmp_path / "no.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError):
+        read_yaml_file(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "value"),
+    [
+        ("learning_rate=1e-4", ["learning_rate"], 1e-4),
+        ("sft.data=[{task: sums, n: 3}]", ["sft", "data"], [{"task": "sums", "n": 3}]),
+        ("a.b.c=true", ["a", "b", "c"], True),
+        ("name=x=y", ["name"], "x=y"),
+        ("system=", ["system"], None),
+    ],
+)
+def test_an_override_is_keys_and_a_yaml_value(text: str, keys: list[str], value: object):
+    assert parse_override(text) == (keys, value)
+
+
+@pytest.mark.parametrize("text", ["learning_rate", "=3", "", " = 3"])
+def test_an_override_without_key_or_sign_is_refused(text: str):
+    with pytest.raises(ConfigError, match="is not a setting"):
+        parse_override(text)
+
+
+def test_an_unknown_key_is_refused_with_the_closest_name():
+    with pytest.raises(ConfigError, match="unknown setting 'lerning_rate'") as caught:
+        resolve(Outer, {"needed": 1, "lerning_rate": 1e-3}, "recipe.yaml")
+    assert caught.value.fix == "did you mean 'learning_rate'?"
+    assert caught.value.where == "recipe.yaml"
+
+
+def test_an_unknown_key_in_a_nested_setting_is_measured_against_its_neighbours():
+    with pytest.raises(ConfigError, match=r"unknown setting 'inner\.evry'") as caught:
+        resolve(Outer, {"needed": 1, "inner": {"evry": 1}}, "recipe.yaml")
+    assert caught.value.fix == "did you mean 'every'?"
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({}, "'needed' is missing"),
+        ({"needed": "many"}, "needed = 'many'"),
+        ({"needed": 1, "learning_rate": -1}, "learning_rate = -1"),
+        ({"needed": 1, "inner": {"every": "x"}}, "inner.every = 'x'"),
+    ],
+)
+def test_what_is_missing_or_of_the_wrong_type_is_named(values: dict[str, object], word: str):
+    with pytest.raises(ConfigError) as caught:
+        resolve(Outer, values, "recipe.yaml")
+    assert word in caught.value.what
+    assert caught.value.fix
+
+
+def test_settings_cannot_be_changed_after_they_are_read():
+    with pytest.raises(ValidationError, match="frozen"):
+        resolve(Outer, {"needed": 1}, "here").needed = 2  # type: ignore[misc]
+
+
+def test_known_keys_are_those_of_the_settings_at_that_place():
+    assert known_keys(Outer) == ["inner", "learning_rate", "name", "needed"]
+    assert known_keys(Outer, ("inner",)) == ["every"]
