@@ -108,9 +108,10 @@ def test_the_line_break_after_the_end_of_turn_does_not_count():
 def test_an_answer_that_begins_with_a_line_break_leaves_the_prompt_as_it_was():
     # "\n" + "\n" is one token of this tokenizer's training text; joined, the prompt would lose its last token.
     tokenizer = byte_level(CHATML)
-    tokens, _ = encode_conversation(tokenizer, talk("hello", "\n\nworld"))
+    tokens, weights = encode_conversation(tokenizer, talk("hello", "\n\nworld"))
     prompt = encode_prompt(tokenizer, talk("hello").messages)
     assert tokens[: len(prompt)] == prompt
+    assert [tokenizer.decode(run) for run in learnt_runs(tokens, weights)] == ["\n\nworld"]
 
 
 def test_messages_marked_not_to_be_learnt_are_not():

@@ -23,6 +23,13 @@ KEYS = (
         },
     ),
 )
+EXAMPLE = {
+    "instruction": "Work it out.",
+    "input": "15 - 8",
+    "output": "15 - 8 = 7",
+    "system": "Answer with an equation.",
+    "history": [["What is 1 + 1?", "1 + 1 = 2"]],
+}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

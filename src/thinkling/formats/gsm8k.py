@@ -17,6 +17,7 @@ from thinkling.data.fields import Keys, text
 from thinkling.data.types import Conversation, Message
 
 KEYS = (Keys({"question": "the problem", "answer": "worked steps, then a line '#### answer'"}),)
+EXAMPLE = {"question": "What is 15 - 8?", "answer": "15 - 8 = <<15-8=7>>7\n#### 7"}
 MARK = re.compile(r"<<([^<>\n]*?)=([^<>=\n]*)>>")
 FINAL = re.compile(r"\n?#### *([^\n]*)\s*\Z")
 

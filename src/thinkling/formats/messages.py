@@ -21,6 +21,12 @@ MESSAGE = Keys(
     {"role": "system, user, assistant or tool", "content": "text"},
     {"reasoning_content": "the thought before the content", "weight": "0: not learnt, 1: learnt; assistant only"},
 )
+EXAMPLE = {
+    "messages": [
+        {"role": "user", "content": "What is 15 - 8?"},
+        {"role": "assistant", "content": "15 - 8 = 7", "reasoning_content": "I take 5, then 3."},
+    ]
+}
 ROLES = ("system", "user", "assistant", "tool")
 
 

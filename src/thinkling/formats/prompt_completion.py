@@ -14,6 +14,7 @@ KEYS = (
     Keys({"prompt": "what the user says", "completion": "the answer"}, ALSO),
     Keys({"prompt": "what the user says", "response": "the answer"}, ALSO),
 )
+EXAMPLE = {"prompt": "What is 15 - 8?", "completion": "15 - 8 = 7"}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

@@ -11,6 +11,10 @@ from thinkling.data.types import Conversation, Message
 
 KEYS = (Keys({"conversations": "list of {from, value}"}, {"system": "system message, before the turns"}),)
 TURN = Keys({"from": "who speaks", "value": "text"})
+EXAMPLE = {
+    "conversations": [{"from": "human", "value": "What is 15 - 8?"}, {"from": "gpt", "value": "15 - 8 = 7"}],
+    "system": "Answer with an equation.",
+}
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 

@@ -1,0 +1,235 @@
+"""Reading rows: what each format makes of a row, and what a file that cannot be read is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinkling.core.errors import ConfigError, DataError
+from thinkling.data.rows import read_conversations, read_rows
+from thinkling.data.types import Conversation
+from thinkling.formats import gsm8k
+
+
+def written(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def said(conversation: Conversation) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in conversation.messages]
+
+
+# what each format makes of a row ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"instruction": "Add.", "input": "1, 2", "output": "3"}, [("user", "Add.\n1, 2"), ("assistant", "3")]),
+        ({"instruction": "Hi", "input": "", "output": "Hello"}, [("user", "Hi"), ("assistant", "Hello")]),
+        (
+            {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]},
+            [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            [("user", "a"), ("assistant", "b")],
+        ),
+        (
+            {"conversations": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            [("user", "a"), ("assistant", "b")],
+        ),
+        ({"prompt": "a", "response": "b"}, [("user", "a"), ("assistant", "b")]),
+        ({"prompt": "a", "completion": "b", "system": None}, [("user", "a"), ("assistant", "b")]),
+        (
+            {"id": 7, "timestamp": "2025", "question": "a", "answer": "<think>b</think>c"},
+            [("user", "a"), ("assistant", "<think>b</think>c")],
+        ),
+    ],
+)
+def test_a_row_is_read_as_these_messages(tmp_path: Path, row: dict[str, Any], messages: list[tuple[str, str]]):
+    (conversation,) = read_conversations(written(tmp_path, row))
+    assert said(conversation) == messages
+
+
+def test_a_conversation_knows_its_file_and_line(tmp_path: Path):
+    path = written(tmp_path, {"prompt": "a", "completion": "b"})
+    path.write_text("\n\n" + path.read_text())
+    assert read_conversations(path)[0].source == f"{path}, line 3"
+
+
+def test_a_message_of_weight_zero_is_not_learnt(tmp_path: Path):
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    row["messages"][1]["weight"] = 0
+    (conversation,) = read_conversations(written(tmp_path, row))
+    assert [conversation.learns(i) for i in range(4)] == [False, False, False, True]
+
+
+def test_reasoning_content_is_kept_apart(tmp_path: Path):
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "why"}
+    (conversation,) = read_conversations(written(tmp_path, {"messages": [{"role": "user", "content": "a"}, answer]}))
+    assert conversation.messages[1].reasoning == "why"
+
+
+JANET = "Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.\nShe makes 9 * 2 = $<<9*2=18>>18.\n#### 18"
+
+
+def test_a_gsm8k_answer_comes_apart_into_steps_marks_and_final_answer():
+    apart = gsm8k.worked(JANET)
+    assert apart.steps == "Janet sells 16 - 3 - 4 = 9 eggs.\nShe makes 9 * 2 = $18."
+    assert apart.marks == (("16-3-4", "9"), ("9*2", "18"))
+    assert apart.final == "18"
+
+
+def test_calculator_marks_are_left_out_unless_asked_for(tmp_path: Path):
+    path = written(tmp_path, {"question": "How much?", "answer": JANET})
+    without = read_conversations(path)[0].messages[1].content
+    kept = read_conversations(path, "gsm8k", {"calculator_marks": True})[0].messages[1].content
+    assert without == "Janet sells 16 - 3 - 4 = 9 eggs.\nShe makes 9 * 2 = $18.\n#### 18"
+    assert kept == JANET
+
+
+@given(st.text())
+def test_any_answer_comes_apart_without_losing_its_last_line(answer: str):
+    final = gsm8k.worked(f"{answer}\n#### 42").final
+    assert final == "42"
+
+
+def test_a_format_of_ones_own_is_a_file(tmp_path: Path):
+    entry = tmp_path / "mine.py"
+    entry.write_text(
+        "from thinkling.data.fields import Keys\n"
+        "from thinkling.data.types import Conversation, Message\n"
+        "KEYS = (Keys({'q': '', 'a': ''}),)\n"
+        "def recognises(row): return KEYS[0].match(row)\n"
+        "def conversation(row, where):\n"
+        "    return Conversation((Message('user', row['q']), Message('assistant', row['a'])), where)\n"
+    )
+    (conversation,) = read_conversations(written(tmp_path, {"q": "1 + 1", "a": "2"}), str(entry))
+    assert said(conversation) == [("user", "1 + 1"), ("assistant", "2")]
+
+
+# files --------------------------------------------------------------------------------------------------------------
+
+
+def test_lines_and_lists_and_gzip_and_byte_order_marks_give_the_same_rows(tmp_path: Path):
+    rows = [{"prompt": "甲", "completion": str(i)} for i in range(3)]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    whole = json.dumps(rows, indent=1).encode()
+    files = {"a.jsonl": lines, "b.json": b"\xef\xbb\xbf" + whole, "c.jsonl.gz": gzip.compress(lines), "d.json": lines}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(read_rows(tmp_path / name)) == list(enumerate(rows, 1)), name
+
+
+def test_a_line_separator_inside_a_text_ends_no_row(tmp_path: Path):
+    path = written(tmp_path, {"prompt": "a\u2028b\x85c", "completion": "d"})
+    assert [row["prompt"] for _, row in read_rows(path)] == ["a\u2028b\x85c"]
+
+
+GOOD = b'{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "where"),
+    [
+        (GOOD + b'{"prompt": "a", "compl\n', "broken JSON", "line 2"),
+        (GOOD + GOOD + b"[1, 2]\n", "a row is a JSON object, and this is list", "line 3"),
+        (GOOD + b"null\n", "a row is a JSON object, and this is NoneType", "line 2"),
+        (b'[{"prompt": "a", "completion": "b"},\n {"prompt": }]', "broken JSON", "line 2, character"),
+        (b'[{"prompt": "a", "completion": "b"}, 3]', "this is int", "item 2"),
+        (GOOD + '{"prompt": "你好吗", "completion": "b"}'.encode("gb18030"), "perhaps GB18030", "line 2, byte 13"),
+        ('{"prompt": "a"}'.encode("utf-16"), "UTF-16", "line 1"),
+        (GOOD + b'{"prompt": "\\ud83d", "completion": "b"}', "lone surrogate", "line 2"),
+        (b"[" * 100_000, "cannot be read", "rows.jsonl"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "cannot be read", "line 1"),
+        (gzip.compress(GOOD * 1000)[:-20], "damaged", "rows.jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_place(tmp_path: Path, content: bytes, what: str, where: str):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path))
+    assert what in caught.value.what
+    assert where in caught.value.where
+    assert caught.value.fix
+
+
+def test_a_missing_file_is_told_the_closest_name(tmp_path: Path):
+    written(tmp_path, name="train.jsonl")
+    with pytest.raises(DataError, match=r"train\.jsonl"):
+        list(read_rows(tmp_path / "trian.jsonl"))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"'\.parquet' files cannot be read"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_reading_fail_otherwise_than_with_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(content)
+    try:
+        rows = list(read_rows(path))
+    except DataError:
+        return
+    assert all(isinstance(row, dict) for _, row in rows)
+
+
+# rows that are refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "a", "outptu": "b"}, ["its keys: instruction, outptu", "'alpaca'", "add output", "outptu"]),
+        ({"prompt": "a", "completion": "b", "tools": []}, ["'prompt_completion'", "take out or rename tools"]),
+        ({"text": "a"}, ["its keys: text", "the formats are", "question, answer"]),
+        ({}, ["its keys: none"]),
+        ({"conversations": []}, ["its keys: conversations", "other keys"]),
+        ({"prompt": "a", "completion": 3}, ["'completion' is int, not text"]),
+        ({"prompt": " ", "completion": "b"}, ["the prompt is empty"]),
+        ({"question": "", "answer": "b"}, ["the question is empty"]),
+        ({"instruction": "", "input": "", "output": "b"}, ["both empty"]),
+        ({"instruction": "a", "output": "b", "history": [["a"]]}, ["no pair", "turn 1"]),
+        ({"messages": [{"role": "user", "content": None}]}, ["message 1", "'content'"]),
+        ({"messages": [{"role": "robot", "content": "a"}]}, ["no role 'robot'"]),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": []}]}, ["tool_calls"]),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, ["weight is 0.5"]),
+        ({"messages": "hello"}, ["'messages' is str, not a list"]),
+        ({"conversations": [{"from": "observation", "value": "a"}]}, ["no speaker 'observation'"]),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_with_the_mend(tmp_path: Path, row: dict[str, Any], words: list[str]):
+    path = written(tmp_path, {"prompt": "a", "completion": "b"}, row)
+    with pytest.raises(DataError) as caught:
+        read_conversations(path)
+    assert "line 2" in caught.value.where
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_row_of_another_format_than_the_named_one_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="not of the format 'alpaca'"):
+        read_conversations(written(tmp_path, {"prompt": "a", "completion": "b"}), "alpaca")
+
+
+def test_an_option_the_format_does_not_have_is_refused(tmp_path: Path):
+    path = written(tmp_path, {"question": "a", "answer": "b"})
+    with pytest.raises(ConfigError, match="did you mean 'calculator_marks'"):
+        read_conversations(path, "gsm8k", {"calculator_mark": True})
+    with pytest.raises(ConfigError, match="none is named"):
+        read_conversations(path, options={"calculator_marks": True})
