@@ -38,7 +38,7 @@ def can_prepack() -> bool:
 
 
 def _prepacked(weight: Tensor, bias: Tensor | None) -> Product:
-    reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous().to_mkldnn(), None)
+    reordered = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
     kept_bias = bias.detach().clone() if bias is not None else None
 
     def product(x: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""What many tests share: a two-layer model, a tokenizer of bytes, and the folders they are saved in. No network, no accelerator."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+# Two threads meet at a barrier after every one of a tiny model's tiny products: one thread is several times as fast.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of 256 bytes and three special tokens, in Hugging Face's layout; pad is the end of turn, as in SmolLM2."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "chat_template": CHATML,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_byte_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir: Path):
+    from thinkling.tokenizer.tokenizer import Tokenizer
+
+    return Tokenizer.load(tokenizer_dir)
+
+
+@pytest.fixture
+def tiny_config():
+    from thinkling.model.config import ModelConfig
+
+    return ModelConfig(
+        family="llama",
+        vocab_size=272,
+        width=48,
+        n_layers=2,
+        n_heads=6,
+        n_kv_heads=2,
+        head_width=8,
+        ffn_width=80,
+        max_positions=512,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    import torch
+
+    from thinkling.model.decoder import Decoder
+
+    torch.manual_seed(0)
+    model = Decoder(tiny_config)
+    for parameter in model.parameters():
+        # Larger than usual, so that attention is far from uniform and an error in it shows.
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1)
+    return model

@@ -1,0 +1,87 @@
+"""Masters and schedules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from thinkling.engine.optimizer import MasterAdamW, schedule_factor
+
+
+def optimizer_of(model, **changes):
+    return MasterAdamW(model, **{"betas": (0.9, 0.95), "epsilon": 1e-8, "weight_decay": 0.0, **changes})
+
+
+def test_a_bf16_weight_plus_a_small_update_is_rounded_away_and_masters_keep_it():
+    weight = torch.ones(1, dtype=torch.bfloat16)
+    for _ in range(1000):
+        weight += -1e-6
+    assert weight.item() == 1.0  # the trap: a thousandth of change is gone
+
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    nn.init.ones_(model.weight)
+    optimizer = optimizer_of(model)
+    for _ in range(1000):
+        optimizer.gradients[0].fill_(1.0)
+        optimizer.step(1e-5)  # AdamW moves by about the learning rate: 1000 * 1e-5 = 0.01
+    assert optimizer.masters[0].item() == pytest.approx(0.99, abs=1e-4)
+    assert model.weight.item() == pytest.approx(0.99, abs=2**-8)  # the copy is as near as bf16 can be
+
+
+def test_in_fp32_it_is_torchs_adamw():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = optimizer_of(ours, weight_decay=0.1)
+    decayed = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    oracle = torch.optim.AdamW(decayed, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    for _ in range(5):
+        x = torch.randn(4, 5)
+        ours(x).square().sum().backward()
+        optimizer.step(1e-2)
+        oracle.zero_grad()
+        theirs(x).square().sum().backward()
+        oracle.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_micro_batch_gradients_are_summed_in_fp32():
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    optimizer = optimizer_of(model)
+    for _ in range(1000):
+        model(torch.full((1, 1), 2.0**-10, dtype=torch.bfloat16)).sum().backward()
+    # A bf16 sum stops growing at 2^-2, where 2^-10 is half a unit in the last place; fp32 reaches 1000 / 1024.
+    assert optimizer.gradients[0].item() == pytest.approx(1000 / 1024)
+    assert model.weight.grad is None
+
+
+def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = optimizer_of(model)
+    optimizer.gradients[0].copy_(torch.tensor([[3.0, 4.0]]))
+    assert optimizer.clip(10.0) == pytest.approx(5.0)
+    assert optimizer.gradients[0].tolist() == [[3.0, 4.0]]
+    optimizer.clip(1.0)
+    torch.testing.assert_close(optimizer.gradients[0], torch.tensor([[0.6, 0.8]]))
+
+
+def test_frozen_parameters_have_no_master():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    assert optimizer_of(model).names == ["weight"]
+
+
+@given(st.sampled_from(["constant", "linear", "cosine"]), st.integers(1, 50), st.integers(51, 400), st.floats(0, 1))
+def test_schedules_rise_to_one_then_never_rise_again_and_end_at_the_minimum(kind, warmup, total, minimum):
+    factors = [
+        schedule_factor(kind, s, warmup_steps=warmup, total_steps=total, minimum=minimum) for s in range(1, total + 1)
+    ]
+    rising, falling = factors[:warmup], factors[warmup - 1 :]
+    assert rising == sorted(rising)
+    assert rising[-1] == 1.0
+    assert all(b <= a + 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert factors[-1] == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)

@@ -1,0 +1,38 @@
+"""Decode weights: fused and reordered products against the modules they are derived from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from thinkling.model import packed
+from thinkling.model.attend import PackedAttend
+from thinkling.model.packed import PackedDecoder, can_prepack, pack
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_give_the_decoders_hidden_states(tiny_model, dtype):
+    model = tiny_model.to(dtype)
+    tokens, positions, starts = torch.arange(20), torch.arange(20), torch.tensor([0, 20])
+    wanted = model(tokens, positions, PackedAttend(starts)).float()
+    given = pack(model)(tokens, positions, PackedAttend(starts)).float()
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-5
+    torch.testing.assert_close(given, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not can_prepack(), reason="this build or processor has no reordered bf16 linear")
+@pytest.mark.parametrize("rows", [1, 3, 8, 64])
+def test_a_reordered_product_has_the_bits_of_the_plain_one(rows):
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 64).bfloat16(), torch.randn(rows, 64).bfloat16()
+    assert torch.equal(packed._prepacked(weight, None)(x), F.linear(x, weight))
+
+
+@torch.no_grad()
+def test_without_the_private_operators_the_plain_ones_serve(tiny_model):
+    tokens, positions, starts = torch.arange(9), torch.arange(9), torch.tensor([0, 9])
+    model = tiny_model.bfloat16()
+    plain = PackedDecoder(model, prepack=False)(tokens, positions, PackedAttend(starts))
+    torch.testing.assert_close(plain, pack(model)(tokens, positions, PackedAttend(starts)))

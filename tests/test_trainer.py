@@ -1,0 +1,204 @@
+"""The loop: exact under micro-batches, the same after a stop, and never silent about a number that is none."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from thinkling.core.errors import Interrupted, NumericsError, RunError
+from thinkling.core.progress import Silent
+from thinkling.core.run import Run
+from thinkling.data.loader import Loader
+from thinkling.data.prepare import TokenRow
+from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, train
+from thinkling.engine.optimizer import MasterAdamW
+from thinkling.losses import CROSS_ENTROPY
+from thinkling.model.attend import PackedAttend
+from thinkling.model.folder import load_folder
+
+CONFIG = TrainerConfig(learning_rate=1e-2, micro_batch_tokens=64)
+
+
+def rows(n=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 30, (n,), generator=generator).tolist()
+    return [
+        TokenRow(
+            torch.randint(0, 272, (length,), generator=generator).tolist(),
+            [0.0, *torch.randint(0, 3, (length - 2,), generator=generator).float().tolist(), 1.0],
+            source=f"rows.jsonl, line {i}",
+        )
+        for i, length in enumerate(lengths)
+    ]
+
+
+def fp32_gradients(model, batch, config):
+    optimizer = MasterAdamW(model, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.0)
+    means = accumulate(model, batch, CROSS_ENTROPY, optimizer, config)
+    optimizer.close()
+    return means["nll"], torch.cat([g.flatten() for g in optimizer.gradients])
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 100, 10_000])
+@pytest.mark.parametrize("head_chunk", [3, 512])
+def test_micro_batches_and_chunks_leave_the_whole_batchs_gradient(tiny_model, micro_batch_tokens, head_chunk):
+    batch = Loader(rows(), batch_rows=24).packed(range(24))
+    # The oracle: full logits, one mean over all counted tokens, autograd.
+    hidden = tiny_model(batch.tokens, batch.positions, PackedAttend(batch.starts, "sdpa"))
+    places = batch.targets()
+    losses = F.cross_entropy(tiny_model.logits(hidden)[places - 1], batch.tokens[places], reduction="none")
+    wanted = (losses * batch.loss_weights[places]).sum() / batch.loss_weights.sum()
+    oracle = torch.cat([g.flatten() for g in torch.autograd.grad(wanted, list(tiny_model.parameters()))])
+
+    config = TrainerConfig(micro_batch_tokens=micro_batch_tokens, head_chunk=head_chunk)
+    loss, gradient = fp32_gradients(tiny_model, batch, config)
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)
+    torch.testing.assert_close(gradient, oracle, rtol=1e-3, atol=1e-5)
+    assert mean_loss(tiny_model, [batch], config) == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_tokens_of_weight_zero_change_nothing(tiny_model):
+    given = rows(6)
+    batch = Loader(given, batch_rows=6).packed(range(6))
+    other = copy.deepcopy(given)
+    for row in other:
+        row.tokens[-1] = row.tokens[-1]
+    extended = [TokenRow([*r.tokens, 5, 6, 7], [*r.weights, 0.0, 0.0, 0.0], r.source) for r in given]
+    longer = Loader(extended, batch_rows=6).packed(range(6))
+    _, short_gradient = fp32_gradients(tiny_model, batch, CONFIG)
+    _, long_gradient = fp32_gradients(tiny_model, longer, CONFIG)
+    torch.testing.assert_close(short_gradient, long_gradient, rtol=1e-4, atol=1e-6)
+
+
+class Watch(Silent):
+    """Does something after a given step."""
+
+    def __init__(self, step=None, act=None):
+        super().__init__()
+        self.step, self.act = step, act
+
+    def advance(self, done, **facts):
+        if done == self.step:
+            self.act()
+
+
+def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, **changes):
+    config = CONFIG.model_copy(update={"save_steps": 2, **changes})
+    run = Run.start(folder, {"stage": "test"})
+    loader = Loader(data or rows(), batch_tokens=100, seed=3)
+    try:
+        return train(
+            model,
+            tokenizer,
+            loader,
+            CROSS_ENTROPY,
+            config,
+            steps=steps,
+            run=run,
+            progress=progress or Silent(),
+            speed=Speed(1e12),
+            fingerprint={"data": "hash"},
+        )
+    finally:
+        run.close()
+
+
+def weights_of(folder: Path, step=6):
+    model, _ = load_folder(folder / "checkpoints" / f"step-{step}" / "model")
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stopped_by_ctrl_c_and_resumed_equals_never_stopped_bit_for_bit(tiny_model, tokenizer, tmp_path, dtype):
+    tiny_model.to(dtype)
+    again = copy.deepcopy(tiny_model)
+    training(tiny_model, tokenizer, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="step 3"):
+        training(copy.deepcopy(again), tokenizer, tmp_path / "parted", Watch(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    training(again, tokenizer, tmp_path / "parted")
+    assert torch.equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parted"))
+    whole, parted = (Run.open(tmp_path / name).metrics() for name in ("whole", "parted"))
+    assert [m["loss/train"] for m in whole] == [m["loss/train"] for m in parted]
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_one_before_it_gives_the_same_end(
+    tiny_model, tokenizer, tmp_path
+):
+    again = copy.deepcopy(tiny_model)
+    training(tiny_model, tokenizer, tmp_path / "run")
+    wanted = weights_of(tmp_path / "run")
+    file = tmp_path / "run/checkpoints/step-6/optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    progress = Silent()
+    training(again, tokenizer, tmp_path / "run", progress)
+    assert any("step-6 is damaged" in note for note in progress.notes)
+    assert torch.equal(weights_of(tmp_path / "run"), wanted)
+
+
+def test_when_every_checkpoint_is_damaged_the_run_stops_and_says_so(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run")
+    for manifest in (tmp_path / "run/checkpoints").glob("*/manifest.json"):
+        manifest.write_text("{")
+    with pytest.raises(RunError, match="every checkpoint"):
+        training(tiny_model, tokenizer, tmp_path / "run")
+
+
+def test_other_data_under_a_resume_is_refused(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=4)
+    with pytest.raises(RunError, match="other data"):
+        training(tiny_model, tokenizer, tmp_path / "run", data=rows(seed=1))
+
+
+def test_a_loss_that_is_no_number_names_its_rows_and_keeps_the_last_checkpoint(tiny_model, tokenizer, tmp_path):
+    def spoil():
+        with torch.no_grad():
+            tiny_model.model.norm.weight.fill_(float("nan"))
+
+    with pytest.raises(NumericsError, match=r"rows\.jsonl, line \d+") as caught:
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(3, spoil))
+    assert "not a number" in caught.value.what
+    assert torch.isfinite(weights_of(tmp_path / "run", step=2)).all()
+
+
+def test_no_space_left_keeps_the_checkpoint_before(tiny_model, tokenizer, tmp_path, monkeypatch):
+    from thinkling.engine import checkpoint
+
+    def full_disk():
+        def refuse(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint, "save_file", refuse)
+
+    with pytest.raises(RunError, match="no space left"):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(3, full_disk))
+    assert [step for step, _ in Run.open(tmp_path / "run").checkpoints()] == [2]
+    assert checkpoint.newest(Run.open(tmp_path / "run"), Silent()).step == 2
+    assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", save_steps=1, save_total_limit=3)
+    assert [step for step, _ in Run.open(tmp_path / "run").checkpoints()] == [4, 5, 6]
+
+
+def test_every_step_is_logged_with_place_and_unit(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    wanted = {"loss/train", "gradient/norm", "learning_rate", "tokens/per_s", "mfu", "memory/gib", "time/step_s"}
+    assert all(wanted <= set(line) for line in lines)
+
+
+def test_training_lowers_the_loss(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=40, save_steps=0)
+    losses = [m["loss/train"] for m in Run.open(tmp_path / "run").metrics()]
+    assert losses[-1] < losses[0] - 1.0  # nats; 24 rows of noise, to be learnt by heart
