@@ -2,7 +2,7 @@
 
 The whole plan of an epoch is known before its first batch: which rows stand in which batch. So the number of steps can
 be promised, a cursor of two integers is enough to go on after a stop, and no row is lost or repeated within an epoch.
-Batches of an epoch are as even as the rows allow, so that the last one is no small, noisy step.
+Batches are no fuller than their number asks for, so that the last of an epoch is seldom a small, noisy step.
 """
 
 from __future__ import annotations
