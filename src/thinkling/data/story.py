@@ -17,13 +17,13 @@ FACTOR = {1: 5, 2: 9, 3: 9, 4: 9}
 
 ENGLISH_MEN = "Tom Ben Leo Max Sam Noah Omar Ivan Raj Hugo Adam Felix Kofi Luca Dan Paul Jack Liam Owen Jonas"
 ENGLISH_WOMEN = "Mia Ana Lily Emma Zoe Nora Ruth Ines Maya Sara Eva Aisha Yuki Olga Kim Anna Rosa Ella Lucy Nina"
-CHINESE_MEN = "小明 小刚 小强 小军 小华 李雷 王磊 张伟 陈浩 刘洋 小东 赵勇"
-CHINESE_WOMEN = "小红 小丽 小芳 小美 小玲 韩梅 王芳 李娜 陈静 赵敏 小雨 刘婷"
+CHINESE_MEN = "小明 小刚 小强 小军 小华 小东 小龙 小亮 李雷 王磊 张伟 陈浩 刘洋 赵勇 周杰 吴刚 孙涛 徐飞 马超 高山"
+CHINESE_WOMEN = "小红 小丽 小芳 小美 小玲 小雨 小云 小月 韩梅 王芳 李娜 陈静 赵敏 刘婷 周洁 吴霞 孙燕 徐慧 马兰 高敏"
 PEOPLE = {
     "en": (ENGLISH_MEN.split(), ENGLISH_WOMEN.split()),
     "zh": (CHINESE_MEN.split(), CHINESE_WOMEN.split()),
 }
-"""Language -> names for 'he', names for 'she'."""
+"""Language -> names for 'he', names for 'she'; lists of one length, so that a seed tells the same story in both."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def apply(left: Fraction, operator: str, right: Fraction) -> Fraction:
 
 def step(left: Fraction | int, operator: str, right: Fraction | int) -> Step:
     """The step with its result worked out."""
-    first, second = Fraction(left), Fraction(right)
+    first = left if isinstance(left, Fraction) else Fraction(left)
+    second = right if isinstance(right, Fraction) else Fraction(right)
     return Step(first, operator, second, apply(first, operator, second))
 
 
@@ -61,6 +62,8 @@ def written(value: Fraction | int, places: int = 0) -> str:
 
     `value` has to be a finite decimal of at most six places.
     """
+    if value.denominator == 1 and not places:
+        return str(value.numerator)
     scaled = Fraction(value) * 10**6
     assert scaled.denominator == 1, value
     digits = f"{abs(int(scaled)):07d}"
@@ -86,7 +89,9 @@ def _decimal_places(value: Fraction) -> int:
 
 
 def _without_repeats(expressions: list[str]) -> list[str]:
-    return [text for index, text in enumerate(expressions) if index == 0 or text != expressions[index - 1]]
+    """Nothing is said twice in a row, and a product with 0 has no places to speak of."""
+    said = [text for text in expressions if text]
+    return [text for index, text in enumerate(said) if index == 0 or text != said[index - 1]]
 
 
 def _taken_apart(left: int, operator: str, right: int, result: int) -> list[str]:

@@ -24,7 +24,7 @@ LEVEL_NOTES = {
 
 DIGITS = {1: (2, 99, 2, 9), 2: (10, 99, 10, 99), 3: (100, 999, 100, 999), 4: (1000, 9999, 1000, 9999)}
 """Level -> bounds of the two numbers of a sum or difference."""
-FACTORS = {1: (2, 12, 2, 12), 2: (11, 99, 2, 9), 3: (101, 999, 2, 9), 4: (1001, 9999, 2, 9)}
+FACTORS = {1: (2, 12, 2, 9), 2: (11, 99, 2, 9), 3: (101, 999, 2, 9), 4: (1001, 9999, 2, 9)}
 """Level -> bounds of the two factors; a quotient is the way back."""
 WORDINGS = {
     "+": ("{a} + {b} = ?", "What is {a} + {b}?", "Calculate {a} + {b}.", "What is {a} plus {b}?", "Add {b} to {a}."),
