@@ -1,4 +1,4 @@
-"""GGUF files: our reader against the library's, unpacking against what was packed, and all that is damaged or unknown."""
+"""GGUF files: our reader against the library's, unpacked against packed, the damaged and the unknown refused."""
 
 import contextlib
 import json
@@ -191,6 +191,10 @@ def test_unpermuting_puts_neighbours_back_half_a_head_apart():
 # refused --------------------------------------------------------------------------------------------------------------
 
 
+def merge_what_is_no_token(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
+    writer.kv_data[0]["tokenizer.ggml.merges"].value[0] = "t t"
+
+
 def add_rope_factors(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
     tensors["rope_freqs.weight"] = np.ones(8, dtype=np.float32)
 
@@ -226,6 +230,8 @@ def lose_the_embedding(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) 
         ({"pre": "tekken"}, "the pre-tokeniser 'tekken' is not known"),
         ({"tokenizer_model": "llama"}, "of the kind 'llama'"),
         ({"tokens": TOKENS[:-1]}, "which tokens are special"),
+        ({"tokens": TOKENS[:-1] + TOKENS[-2:-1]}, "two tokens of the tokenizer have one name"),
+        ({"edit": merge_what_is_no_token}, "merges 't' and 't'"),
         ({"edit": add_rope_factors}, "rope factors of its own"),
         ({"edit": add_unknown_tensor}, "blk.0.ffn_gate_exps.weight is not known"),
         ({"edit": lose_a_tensor}, "lack model.layers.1.mlp.up_proj.weight"),
@@ -265,7 +271,7 @@ def test_a_file_cut_short_anywhere_is_an_error(tmp_path, good_bytes, data):
 def test_a_damaged_head_is_read_or_refused_and_nothing_else(tmp_path, good_bytes, data):
     damaged = bytearray(good_bytes)
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(4, 12000))  # the head takes 13 kB
+        place = data.draw(st.integers(4, 5600))  # the head takes 5,632 bytes
         damaged[place : place + 4] = data.draw(st.binary(min_size=4, max_size=4))
     (tmp_path / "a.gguf").write_bytes(damaged)
     with contextlib.suppress(ModelError):

@@ -60,12 +60,12 @@ def read_config(folder: Path) -> ModelConfig:
         refuse_pickle(folder)
     file = folder / "config.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = dict(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise ModelError(
             "there is no config.json", where=str(folder), fix="name a Hugging Face model folder"
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ModelError(f"config.json is damaged: {error}", where=str(file), fix="fetch the model again") from error
     return from_hugging_face(values, str(file))
 
@@ -80,17 +80,20 @@ def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None =
     check_tensors(read_shapes(places), config, str(folder))
     tensors = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in read_weights(places)}
     _check_tied(tensors, config, folder)
-    model = _empty(config)
+    model = _empty(config, str(folder))
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tied_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model
 
 
-def _empty(config: ModelConfig) -> Decoder:
+def _empty(config: ModelConfig, where: str) -> Decoder:
     """A decoder whose parameters have shapes and no memory."""
-    with torch.device("meta"):
-        return Decoder(config)
+    try:
+        with torch.device("meta"):
+            return Decoder(config)
+    except (RuntimeError, TypeError, OverflowError) as error:  # a tensor of more elements than can be counted
+        raise ModelError(f"no model has these sizes: {error}", where=where, fix="fetch the model again") from error
 
 
 def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, where: str) -> None:
@@ -99,7 +102,14 @@ def check_tensors(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, wh
     Raises:
         ModelError: One is missing, one is too many, or one has another shape.
     """
-    wanted = {name: tuple(parameter.shape) for name, parameter in _empty(config).named_parameters()}  # tied ones once
+    if config.n_layers > len(shapes):  # said before that many layers are made
+        raise ModelError(
+            f"there are {config.n_layers} layers promised and {len(shapes)} tensors",
+            where=where,
+            fix="fetch the model again",
+        )
+    empty = _empty(config, where)
+    wanted = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}  # tied ones once
     allowed = wanted | ({HEAD: wanted[EMBEDDING]} if config.tied_embeddings else {})
     faults = [f"the weights lack {name}" for name in wanted if name not in shapes]
     faults += [f"the weights hold {name}, which config.json does not promise" for name in shapes if name not in allowed]

@@ -231,6 +231,10 @@ def _tokenizer_files(file: GgufFile) -> dict[str, str]:
         )
     cut = known_pretokenizer(str(facts.get("tokenizer.ggml.pre", "(none given)")), str(file.path))
     tokens = _texts(file, "tokenizer.ggml.tokens")
+    n_rows = _embedding(file).shape[0]
+    if len(tokens) > n_rows:
+        what = f"there are {len(tokens)} tokens and {n_rows} rows in the embedding"
+        raise ModelError(what, where=str(file.path), fix="fetch the file again")
     special = {
         key.removesuffix("_id"): _at(file, tokens, number)
         for key, number in _special_ids(file, tuple(_SPECIAL)).items()

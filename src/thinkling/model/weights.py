@@ -60,7 +60,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 def _sharded(folder: Path) -> dict[str, Path]:
     try:
-        places = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+        weight_map = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
+        places = {str(name): str(shard) for name, shard in weight_map.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / INDEX, error) from error
     for shard in sorted(set(places.values())):

@@ -75,9 +75,13 @@ def build_byte_level_bpe(
         merges: "left right", the most important first.
         cut: How text is cut before merging.
         first: A token that other programs put before every text; None for none.
+
+    Raises:
+        ModelError: Two tokens of one name, or a merge of or into what is no token.
     """
     vocabulary = {token: number for number, token in enumerate(tokens)}
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    _check(tokens, vocabulary, pairs)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, fuse_unk=False, ignore_merges=cut.ignore_merges))
     tokenizer.pre_tokenizer = _pre_tokenizer(cut)
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,6 +95,15 @@ def build_byte_level_bpe(
     tokenizer.add_special_tokens([_added(token, special=True) for token, kind in marked if kind == GGUF_CONTROL])
     tokenizer.add_tokens([_added(token, special=False) for token, kind in marked if kind == GGUF_USER_DEFINED])
     return tokenizer
+
+
+def _check(tokens: Sequence[str], vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> None:
+    fix = "fetch the file again, or use the Hugging Face folder of this model"
+    if len(vocabulary) != len(tokens):
+        raise ModelError("two tokens of the tokenizer have one name", fix=fix)
+    for left, right in pairs:
+        if not (left in vocabulary and right in vocabulary and left + right in vocabulary):
+            raise ModelError(f"the tokenizer merges '{left}' and '{right}', which are not all tokens", fix=fix)
 
 
 def _added(token: str, *, special: bool) -> AddedToken:
