@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
 from rich.cells import set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from thinkling.apps.console import Terminal
 from thinkling.core import shelf
 from thinkling.core.errors import ConfigError
 from thinkling.data.prepare import MAX_LOST_ANSWERS, TokenRow, encode_rows, prepare
 from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation
-
-if TYPE_CHECKING:
-    from thinkling.tokenizer.tokenizer import Tokenizer
+from thinkling.model.names import resolve
+from thinkling.tokenizer.tokenizer import Tokenizer
 
 LEARNT = ("black on green3", "black on spring_green2")
 LEARNT_SPECIAL = "bold black on yellow3"
@@ -72,33 +72,35 @@ def _text_after(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[in
     return tokenizer.decode([*before, *tokens], skip_special=False)[len(read) :]
 
 
-def coloured(pieces: Sequence[Cell], cutoff_len: int) -> Text:
-    """The pieces in colour; those beyond the cutoff are struck out."""
+def within(pieces: Sequence[Cell], cutoff_len: int) -> int:
+    """How many pieces lie within the cutoff."""
+    return sum(seen <= cutoff_len for seen in accumulate(len(cell.tokens) for cell in pieces))
+
+
+def coloured(pieces: Sequence[Cell], end: int) -> Text:
+    """The pieces in colour; those from number `end` on lie beyond the cutoff and are struck out."""
     text = Text()
-    seen = shade = 0
-    for cell in pieces:
-        if seen < cutoff_len < seen + len(cell.tokens) or (seen == cutoff_len and seen):
+    shade = 0
+    for number, cell in enumerate(pieces):
+        if number == end:
             text.append("✂", "bold red")
-        seen += len(cell.tokens)
         shade += cell.weight != 0
         style = LEARNT_SPECIAL if cell.is_special else LEARNT[shade % 2]
         if cell.weight == 0:
             style = READ_SPECIAL if cell.is_special else READ
-        text.append(_visible(cell.text), BEYOND if seen > cutoff_len else style)
+        text.append(_visible(cell.text), BEYOND if number >= end else style)
     return text
 
 
-def plain(pieces: Sequence[Cell], cutoff_len: int) -> str:
+def plain(pieces: Sequence[Cell], end: int) -> str:
     """The same without colour: learnt tokens in brackets, parted by ¦."""
-    parts: list[str] = []
-    seen = 0
-    for learnt, run in groupby(pieces, key=lambda cell: cell.weight != 0):
-        shown = []
-        for cell in run:
-            cut = seen < cutoff_len < seen + len(cell.tokens) or (seen == cutoff_len and seen > 0)
-            shown.append(("✂" if cut else "") + _visible(cell.text))
-            seen += len(cell.tokens)
-        parts.append(f"⟦{'¦'.join(shown)}⟧" if learnt else "".join(shown))
+    shown = [
+        (cell.weight != 0, ("✂" if number == end else "") + _visible(cell.text)) for number, cell in enumerate(pieces)
+    ]
+    parts = []
+    for learnt, run in groupby(shown, key=lambda one: one[0]):
+        texts = [text for _, text in run]
+        parts.append(f"⟦{'¦'.join(texts)}⟧" if learnt else "".join(texts))
     return "".join(parts)
 
 
@@ -181,7 +183,8 @@ def show(
         raise ConfigError(f"cannot show {rows} rows", fix="ask for 1 or more")
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     conversations = gathered(path, format, rows)
-    tokenizer = _tokenizer(model)
+    with Terminal() as progress:
+        tokenizer = Tokenizer.load(resolve(model, progress))
     shown = [
         row for conversation in conversations[:rows] for row in _show_one(console, conversation, tokenizer, cutoff_len)
     ]
@@ -192,13 +195,6 @@ def show(
             console.print(line)
     console.print()
     _account(console, path, conversations, tokenizer, cutoff_len)
-
-
-def _tokenizer(model: str) -> Tokenizer:
-    from thinkling.model.names import resolve
-    from thinkling.tokenizer.tokenizer import Tokenizer
-
-    return Tokenizer.load(resolve(model))
 
 
 def _show_one(console: Console, conversation: Conversation, tokenizer: Tokenizer, cutoff_len: int) -> list[TokenRow]:
@@ -216,7 +212,8 @@ def _show_one(console: Console, conversation: Conversation, tokenizer: Tokenizer
                 Text(f"{len(row.tokens) - cutoff_len:,} tokens lie beyond cutoff_len {cutoff_len:,} (✂)", "red")
             )
         pieces = cells(tokenizer, row)
-        console.print(coloured(pieces, cutoff_len) if console.color_system else plain(pieces, cutoff_len))
+        end = within(pieces, cutoff_len)
+        console.print(coloured(pieces, end) if console.color_system else plain(pieces, end))
         console.print()
     return encoded.rows
 
@@ -243,7 +240,10 @@ def _account(
     console: Console, path: str, conversations: Sequence[Conversation], tokenizer: Tokenizer, cutoff_len: int
 ) -> None:
     """The same account that training prints, and whether it would refuse."""
-    report = prepare(conversations, tokenizer, cutoff_len=cutoff_len, max_lost_answers=1.0).report
+    with Terminal() as progress:
+        report = prepare(
+            conversations, tokenizer, cutoff_len=cutoff_len, max_lost_answers=1.0, progress=progress
+        ).report
     console.print(Text(path, style="bold"))
     for line in report.lines():
         console.print(f"  {line}")

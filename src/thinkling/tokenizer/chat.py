@@ -173,8 +173,12 @@ def _after_end_of_turn(pattern: re.Pattern[str], spoken: str) -> int:
     return ends[-1]
 
 
-def _spoken(tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, index: int, text: str) -> tuple[int, int]:
+def _spoken(
+    tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, index: int, text: str, *, is_whole: bool
+) -> tuple[int, int]:
     """First character of what the assistant says in message `index` of `text`, and the one after its end-of-turn token.
+
+    `is_whole` says that `text` ends with this message, so that it need not be rendered again.
 
     Raises:
         PrefixError: The conversation up to there reads otherwise than the beginning of `text`.
@@ -187,7 +191,7 @@ def _spoken(tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, inde
             fix="begin each conversation with a system or user message",
         )
     before = _render(tokenizer, messages[:index], veil, add_generation_prompt=True)
-    after = _render(tokenizer, messages[: index + 1], veil, add_generation_prompt=False)
+    after = text if is_whole else _render(tokenizer, messages[: index + 1], veil, add_generation_prompt=False)
     if not after.startswith(before):
         raise PrefixError(
             "the chat template does not continue its own generation prompt: training would not match inference",
@@ -231,7 +235,11 @@ def _encode_within(tokenizer: Tokenizer, veil: _Veil, text: str, low: int, high:
     Raises:
         DataError: Neither reading gives the text back.
     """
+    if low == high:
+        return []
     context = max((match.start() for match in veil.pattern.finditer(text, 0, low)), default=0)
+    if context == low:
+        return _encode(tokenizer, veil, text[low:high])
     head = _encode(tokenizer, veil, text[context:low])
     joint = _encode(tokenizer, veil, text[context:high])
     if joint[: len(head)] == head:
@@ -260,7 +268,8 @@ def _pieces(
     done = 0
     for index in [i for i, message in enumerate(messages) if message.role == "assistant"]:
         try:
-            start, end = _spoken(tokenizer, messages, veil, index, text)
+            is_whole = index == len(messages) - 1 and not add_generation_prompt
+            start, end = _spoken(tokenizer, messages, veil, index, text, is_whole=is_whole)
         except PrefixError:
             if index in strict:
                 raise
