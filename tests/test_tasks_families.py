@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import random
 from collections import Counter
@@ -343,3 +344,10 @@ def test_questions_without_a_file_say_how_to_name_one():
     with pytest.raises(ConfigError) as error:
         questions.problems("all", 1)
     assert "path=" in error.value.fix
+
+
+def test_the_examples_of_the_docs_are_true():
+    page = Path(__file__).parent.parent / "docs" / "tasks.md"
+    failed, attempted = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert attempted >= 5
+    assert failed == 0
