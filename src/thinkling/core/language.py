@@ -25,13 +25,16 @@ def language(environment: Mapping[str, str] | None = None) -> str:
 @functools.cache
 def catalogue(code: str) -> Mapping[str, str]:
     """English to this language; empty where there is no catalogue, as for English itself."""
-    file = Path(__file__).with_name(f"{code}.yaml")
-    if not file.is_file():
+    here = Path(__file__).parent
+    files = [*here.glob(f"{code}.yaml"), *sorted(here.glob(f"{code}_*.yaml"))]
+    if not files:
         return {}
     # Here and not above: English needs no YAML, and `--help` answers before it could be read.
     import yaml
 
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    # Where two files know a text, the first one has the word: zh.yaml before zh_report.yaml.
+    known = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    return {text: said for catalogue_of_file in reversed(known) for text, said in catalogue_of_file.items()}
 
 
 def tr(text: str, /, **facts: object) -> str:

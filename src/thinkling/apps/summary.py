@@ -1,0 +1,113 @@
+"""The end of a run in the terminal: what came out in one sentence, how sure that is in one table, what to type next.
+
+The same evidence and the same sentences as the HTML page; only the clothes are different.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from thinkling.core.language import tr
+from thinkling.report import words
+from thinkling.report.evidence import Evidence, Row, Score
+
+MARGIN = 0.05
+"""The margin of `stages.report`, for callers that have no report at hand."""
+
+
+def show(
+    evidence: Evidence, console: Console, *, folder: Path, page: Path | None = None, margin: float = MARGIN
+) -> None:
+    """Print the summary.
+
+    Args:
+        folder: The recipe's folder, for the command that does it all again.
+        page: The HTML report, where there is one.
+        margin: As `stages.report.Config.margin`.
+    """
+    console.print(summary(evidence, folder=folder, page=page, margin=margin))
+
+
+def summary(evidence: Evidence, *, folder: Path, page: Path | None = None, margin: float = MARGIN) -> RenderableType:
+    """Headline, table, equations, page and three commands, in the user's language."""
+    parts: list[RenderableType] = [Text()]
+    parts += [_headline(row, margin, first=i == 0) for i, row in enumerate(evidence.groups or evidence.tasks)]
+    parts += [Text(), _table(evidence), Text(_legend(), style="dim")]
+    parts += [Text(line) for line in (_equations(evidence), _page(page)) if line]
+    parts += [Text(), Text(tr("Three commands to try next:"), style="bold")]
+    for purpose, command in words.next_commands(evidence, folder):
+        parts += [
+            Padding(Text(tr(purpose), style="dim"), (0, 0, 0, 2)),
+            Padding(Text(command, style="cyan"), (0, 0, 0, 4)),
+        ]
+    return Group(*parts)
+
+
+def _headline(row: Row, margin: float, first: bool) -> Text:
+    verdict = words.verdict(row, tr, margin)
+    line = Text(words.headline(row, tr), style="bold" if first else "")
+    return line.append(f": {verdict}", style="bold") if verdict else line
+
+
+def _table(evidence: Evidence) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column(tr("task"), overflow="fold")
+    names = ["n", "before", "after", "difference", "trivial"] if evidence.before else ["n", "right", "trivial"]
+    for name in names:
+        table.add_column(tr(name), justify="right", no_wrap=True)
+    for row in evidence.tasks:
+        table.add_row(*_cells(row, paired=evidence.before is not None))
+    return table
+
+
+def _cells(row: Row, *, paired: bool) -> list[Text]:
+    score = row.after or row.before
+    assert score is not None, row
+    trivial = words.percent(max(score.baselines.values())) if score.baselines else "–"
+    before = [_share(row.before)] if paired else []
+    difference = [_difference(row)] if paired else []
+    return [Text(cell) for cell in (row.label, f"{score.strict.n}", *before, _share(row.after), *difference, trivial)]
+
+
+def _share(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{words.percent(score.strict.value)} [{words.percents(score.strict.interval).removesuffix(' %')}]"
+
+
+def _difference(row: Row) -> str:
+    if row.paired is None:
+        return "–"
+    low, high = row.paired.interval
+    return (
+        f"{words.points(row.paired.difference)} [{words.points(low, signed=False)}, {words.points(high, signed=False)}]"
+    )
+
+
+def _legend() -> str:
+    return tr("[low–high] is the 95 % interval in per cent; trivial is the best rule that does not read the problem.")
+
+
+def _equations(evidence: Evidence) -> str:
+    """The share of true equations, over all items of an evaluation."""
+    new = _true_equations(evidence.after.groups or evidence.after.tasks)
+    if evidence.before is None:
+        return tr("Written equations that are true: {new}.", new=new) if new else ""
+    old = _true_equations(evidence.before.groups or evidence.before.tasks)
+    return tr("Written equations that are true: {old} before, {new} after.", old=old, new=new) if old or new else ""
+
+
+def _true_equations(scores: tuple[Score, ...]) -> str:
+    written = [score.equations for score in scores if score.equations is not None]
+    n = sum(share.n for share in written)
+    return tr("{true} of {n}", true=f"{sum(share.count for share in written):,}", n=f"{n:,}") if n else ""
+
+
+def _page(page: Path | None) -> str:
+    return tr("The whole story with outputs side by side: {page}", page=words.near(str(page))) if page else ""
