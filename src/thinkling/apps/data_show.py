@@ -114,13 +114,15 @@ def mask_lines(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[str]:
     """Both masks of a packed stream of these rows' ends: which token sees which, and which predictions count."""
     ends = [TokenRow(row.tokens[-MASK_TOKENS:], row.weights[-MASK_TOKENS:], row.source) for row in rows]
     width = sum(len(row.tokens) for row in ends)
-    yield "token        " + "what it sees (attention mask)".ljust(width + 2) + "counts in the loss (loss mask)"
+    head = "what it sees (attention mask)"
+    column = max(width, len(head))
+    yield f"{'token':11}  {head.ljust(column)}  counts in the loss (loss mask)"
     before = 0
     for row in ends:
         for place, (token, weight) in enumerate(zip(row.tokens, row.weights, strict=True)):
-            seen = " " * before + "■" * (place + 1)
+            seen = ("·" * before + "■" * (place + 1)).ljust(width, "·")
             name = set_cell_size(_visible(tokenizer.token_text(token)).replace("\n", ""), 11)
-            yield f"{name}  {seen.ljust(width, '·').replace(' ', '·')}  {f'{weight:g}' if weight else '·'}"
+            yield f"{name}  {seen.ljust(column)}  {f'{weight:g}' if weight else '·'}"
         before += len(row.tokens)
 
 
