@@ -2,7 +2,7 @@
 
 Three promises. What is trained on is what inference will meet: a conversation is tokenised in pieces that end where the
 model starts and stops speaking, so that the tokens before an answer are exactly those of `encode_prompt`. Only the
-template writes special tokens: "<|im_end|>" typed by a user stays eight ordinary characters and more. And a template
+template writes special tokens: "<|im_end|>" typed by a user stays ten ordinary characters. And a template
 that writes a prefix of the conversation in another way than the whole is never guessed at: it is an error, with one
 stated way out, `encode_turns`.
 
