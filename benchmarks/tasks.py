@@ -1,8 +1,8 @@
 """How large and how guessable every generated family is: `python benchmarks/tasks.py` (about half a minute).
 
 For each level, from 10,000 draws: different calculations, time per draw, the commonest answer and its share, the
-entropy of the answers in bits, mean steps and length; from 300 training problems: what repeating a number of the question
-scores.
+entropy of the answers in bits, mean steps and length; from 300 training problems: what repeating a number of the
+question scores.
 """
 
 from __future__ import annotations
