@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from rich.cells import set_cell_size
+
 from thinkling.core.device import (
     WORTHWHILE_BF16,
     Card,
@@ -410,7 +412,7 @@ def _packages() -> Iterator[Package]:
 def lines(rows: Sequence[Row]) -> Iterator[tuple[Level | None, str]]:
     """(level, text) of each row, then (None, text) of the line that mends it, then one line for all."""
     for row in rows:
-        yield row.level, f"{tr(row.name):<10}  {row.what}"
+        yield row.level, f"{set_cell_size(tr(row.name), 10)}{row.what}"
         if row.fix:
             yield None, "      " + tr("fix: {fix}", fix=row.fix)
     bad = sum(row.level is not Level.OK for row in rows)

@@ -132,7 +132,6 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
     """Run a checked recipe, or show what it would do."""
     from thinkling import recipes
     from thinkling.apps.console import Terminal
-    from thinkling.apps.results import next_steps, results
 
     with Terminal() as progress:
         if dry_run:
@@ -141,12 +140,30 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
             progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
             return
         recipes.run(recipe, folder, progress)
-        for title, rows in results([folder / stage.name for stage in recipe.stages]):
-            progress.table(title, rows)
-        steps = next_steps(recipe.stages, folder)
-        if steps:
-            progress.table(tr("What to try next"), steps)
-        progress.note(tr("done: {folder}", folder=folder))
+    _summarize(recipe, folder)
+    typer.echo(tr("done: {folder}", folder=folder))
+
+
+def _summarize(recipe: Recipe, folder: Path) -> None:
+    """Print what came out, where anything was evaluated; with a report stage, of the stages that it names."""
+    from rich.console import Console
+
+    from thinkling.apps import summary
+    from thinkling.core.run import Run
+    from thinkling.report.evidence import gather
+
+    report = next((stage.config.model_dump() for stage in recipe.stages if stage.kind == "report"), {})
+    named = {key: str(report.get(key) or "").removeprefix("@") for key in ("before", "after", "training")}
+    evaluated = [stage.name for stage in recipe.stages if stage.kind == "evaluate"]
+    if not report and evaluated:
+        named = {"before": evaluated[0] if len(evaluated) > 1 else "", "after": evaluated[-1], "training": ""}
+    if not named["before"] and not named["after"]:
+        return
+    runs = {key: Run(folder / name) if name else None for key, name in named.items()}
+    evidence = gather(before=runs["before"], after=runs["after"], training=runs["training"], name=recipe.name)
+    page = Run(folder).report_file if report else None
+    margin = report.get("margin", summary.MARGIN)
+    summary.show(evidence, Console(highlight=False), folder=folder, page=page, margin=margin)
 
 
 def split_run_dir(settings: list[str], run_dir: Path | None) -> tuple[list[str], Path | None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from thinkling.core.errors import ConfigError
+from thinkling.core.language import tr
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -24,9 +25,9 @@ def names(shelf: str) -> list[str]:
 
 
 def closest(name: str, known: list[str]) -> str:
-    """' Did you mean ...?' or nothing, to append to a message."""
+    """ "did you mean 'NAME'?", or nothing where no name is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else ""
+    return tr("did you mean '{name}'?", name=near[0]) if near else ""
 
 
 def entry(shelf: str, name: str) -> ModuleType:
