@@ -136,7 +136,8 @@ def _fetch_rest(client: httpx.Client, address: str, partial: Path, n_bytes: int,
         # A server that knows no ranges sends the whole again: start over rather than join two beginnings.
         have = have if goes_on else 0
         with open(partial, "ab" if goes_on else "wb") as file:
-            for piece in answer.iter_raw(2**20):
+            # As it arrives: pieces of a set size are gathered first, and lost when the connection breaks.
+            for piece in answer.iter_raw():
                 file.write(piece[: n_bytes - have])
                 have += len(piece)
                 progress.advance(min(have, n_bytes))

@@ -241,7 +241,12 @@ def _tokenizer_files(file: GgufFile) -> dict[str, str]:
     }
     first = special.get("bos_token") if facts.get("tokenizer.ggml.add_bos_token", False) else None
     built = build_byte_level_bpe(
-        tokens, _token_types(file, len(tokens)), _texts(file, "tokenizer.ggml.merges"), cut, first=first
+        tokens,
+        _token_types(file, len(tokens)),
+        _texts(file, "tokenizer.ggml.merges"),
+        cut,
+        first=first,
+        where=str(file.path),
     )
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

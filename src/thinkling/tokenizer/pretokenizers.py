@@ -66,6 +66,7 @@ def build_byte_level_bpe(
     cut: Pretokenizer,
     *,
     first: str | None = None,
+    where: str = "",
 ) -> Tokenizer:
     """A `tokenizers` tokenizer from the lists of a GGUF file.
 
@@ -75,13 +76,14 @@ def build_byte_level_bpe(
         merges: "left right", the most important first.
         cut: How text is cut before merging.
         first: A token that other programs put before every text; None for none.
+        where: Where the lists come from, for errors.
 
     Raises:
         ModelError: Two tokens of one name, or a merge of or into what is no token.
     """
     vocabulary = {token: number for number, token in enumerate(tokens)}
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    _check(tokens, vocabulary, pairs)
+    _check(tokens, vocabulary, pairs, where)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, fuse_unk=False, ignore_merges=cut.ignore_merges))
     tokenizer.pre_tokenizer = _pre_tokenizer(cut)
     tokenizer.decoder = decoders.ByteLevel()
@@ -97,13 +99,15 @@ def build_byte_level_bpe(
     return tokenizer
 
 
-def _check(tokens: Sequence[str], vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> None:
+def _check(tokens: Sequence[str], vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]], where: str) -> None:
     fix = "fetch the file again, or use the Hugging Face folder of this model"
     if len(vocabulary) != len(tokens):
-        raise ModelError("two tokens of the tokenizer have one name", fix=fix)
+        raise ModelError("two tokens of the tokenizer have one name", where=where, fix=fix)
     for left, right in pairs:
         if not (left in vocabulary and right in vocabulary and left + right in vocabulary):
-            raise ModelError(f"the tokenizer merges '{left}' and '{right}', which are not all tokens", fix=fix)
+            raise ModelError(
+                f"the tokenizer merges '{left}' and '{right}', which are not all tokens", where=where, fix=fix
+            )
 
 
 def _added(token: str, *, special: bool) -> AddedToken:
