@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thinkling.core import shelf
 from thinkling.core.errors import ConfigError, DataError
 from thinkling.data.generated import BUCKETS, Item, baselines, draw, instruction, solution, split_of, training_problems
 from thinkling.data.types import Problem
@@ -207,8 +208,18 @@ def test_no_english_question_has_the_word_form_of_one_thing_wrong():
 
 
 def test_decimals_are_compared_by_value_and_not_by_their_digits():
-    assert comparison.compared(step(Fraction("9.11"), "max", Fraction("9.9"))) == "9.11, 9.90: 9 = 9, 1 < 9, 9.9"
+    line = comparison.compared(step(Fraction("9.11"), "max", Fraction("9.9")), places=2)
+    assert line == "9.11, 9.90: 9 = 9, 1 < 9, 9.90"
     assert comparison.compared(step(5, "min", 47)) == "05, 47: 0 < 4, 5"
+
+
+@pytest.mark.parametrize("level", comparison.LEVELS)
+def test_any_other_number_of_the_list_is_graded_wrong(level):
+    score = shelf.entry("rewards", comparison.VERIFIER).score
+    for problem in comparison.problems("train", 150, level=level):
+        for number in problem.metadata["values"]:
+            is_right = Fraction(number) == Fraction(problem.answer)
+            assert score(f"#### {number}", problem.answer).score == is_right, (number, problem.answer)
 
 
 def test_where_a_largest_number_is_asked_every_place_in_the_list_has_it():

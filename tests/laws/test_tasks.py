@@ -13,6 +13,7 @@ from thinkling.core import shelf
 from thinkling.core.errors import ConfigError, DataError
 from thinkling.data.generated import SPLITS, baselines, instruction, split_of, training_problems
 from thinkling.data.types import Problem
+from thinkling.data.worked import written
 
 TASKS = shelf.names("tasks")
 FAMILIES = [name for name in TASKS if hasattr(shelf.entry("tasks", name), "generate")]
@@ -182,7 +183,7 @@ def test_the_verifier_calls_the_worked_solution_right_and_everything_else_wrong(
     score = shelf.entry("rewards", task(name).VERIFIER).score
     for problem in drawn(name, level, 25, "test"):
         assert score(problem.solution, problem.answer).score == 1.0
-        off_by_one = str(Fraction(problem.answer) + 1) if "." not in problem.answer else problem.answer + "1"
+        off_by_one = written(Fraction(problem.answer) + 1)
         for wrong in ("", "####", problem.prompt, f"#### {off_by_one}", "12345678 " * 50):
             assert score(wrong, problem.answer).score == 0.0, wrong
 

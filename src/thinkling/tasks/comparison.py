@@ -1,12 +1,14 @@
 """Which number is the largest or smallest, and by how much one is more than another; decimals at the harder levels.
 
-A comparison is worked place by place from the left until two digits differ; decimals are first written with
-as many places as each other, because 3.5 against 3.45 is where digits alone mislead.
+A comparison is worked place by place from the left until two digits differ. Decimals are compared and answered with as
+many places as each other, because 3.5 against 3.45 is where digits alone mislead; it also keeps a verifier that rounds
+to the places of the reference from taking 3.45 for 3.5.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 
 from thinkling.data.generated import Item, draw, solution
@@ -47,24 +49,23 @@ NAMES = ("Tom", "Mia", "Ben", "Ana", "Leo", "Zoe", "Sam", "Nora", "Raj", "Emma",
 PICK_OPERATOR = {"largest": "max", "smallest": "min"}
 
 
-def _digits(first: Fraction, second: Fraction) -> tuple[str, str]:
-    """Both numbers written with the same number of digits before and after the point."""
-    places = max(len(written(value).partition(".")[2]) for value in (first, second))
-    one, two = written(first, places), written(second, places)
-    width = max(len(one), len(two))
-    return one.rjust(width, "0"), two.rjust(width, "0")
+def _places(numbers: Sequence[Fraction]) -> int:
+    """The most places after the point that any of them needs."""
+    return max(len(written(number).partition(".")[2]) for number in numbers)
 
 
-def compared(one: Step) -> str:
-    """The line of a comparison: '47, 42: 4 = 4, 7 > 2, 47'."""
-    first, second = _digits(one.left, one.right)
+def compared(one: Step, places: int = 0) -> str:
+    """The line of a comparison: '47, 42: 4 = 4, 7 > 2, 47'; every number with `places` places after the point."""
+    first, second, best = (written(value, places) for value in (one.left, one.right, one.result))
+    width = max(len(first), len(second))
+    first, second = first.rjust(width, "0"), second.rjust(width, "0")
     seen = []
     for a, b in zip(first, second, strict=True):
         if a != ".":
             seen.append(f"{a} {'=' if a == b else '>' if a > b else '<'} {b}")
         if a != b:
             break
-    return f"{first}, {second}: {', '.join(seen)}, {written(one.result)}"
+    return f"{first}, {second}: {', '.join(seen)}, {best}"
 
 
 def _fold(numbers: list[Fraction], operator: str) -> list[Step]:
@@ -102,12 +103,13 @@ def _pick(rng: random.Random, level: int) -> Item:
     most = rng.choice(("largest", "smallest"))
     listed = [written(number) for number in numbers]
     steps = tuple(_fold(numbers, PICK_OPERATOR[most]))
-    answer = written(steps[-1].result)
+    places = _places(numbers)
+    answer = written(steps[-1].result, places)
     return Item(
         key=f"{most}:{','.join(sorted(listed))}",
         question=rng.choice(PICK_WORDINGS).format(most=most, numbers=", ".join(listed[:-1]) + " and " + listed[-1]),
         answer=answer,
-        solution=solution([compared(one) for one in steps], answer),
+        solution=solution([compared(one, places) for one in steps], answer),
         steps=steps,
         metadata={"template": most, "values": listed},
     )
