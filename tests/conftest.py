@@ -1,4 +1,4 @@
-"""What many tests share: a two-layer model, a tokenizer of bytes, and the folders they are saved in. No network, no accelerator."""
+"""What many tests share: a two-layer model and a tokenizer of bytes. No network, no accelerator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 def write_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer of 256 bytes and three special tokens, in Hugging Face's layout; pad is the end of turn, as in SmolLM2."""
+    """256 bytes and three special tokens, in Hugging Face's layout; pad is the end of turn, as in SmolLM2."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -67,5 +67,7 @@ def test_bf16_products_are_as_near_to_fp32_as_sdpa_in_bf16():
     leaves, starts = inputs([50, 60, 7], width=16)
     exact = packed_sdpa(*leaves, starts.tolist())
     rounded = [leaf.detach().bfloat16() for leaf in leaves]
-    errors = {way: (PackedAttend(starts, way)(0, *rounded).float() - exact).abs().mean() for way in ("products", "sdpa")}
+    errors = {
+        way: (PackedAttend(starts, way)(0, *rounded).float() - exact).abs().mean() for way in ("products", "sdpa")
+    }
     assert errors["products"] < 2 * errors["sdpa"]

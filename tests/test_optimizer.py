@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -83,5 +85,5 @@ def test_schedules_rise_to_one_then_never_rise_again_and_end_at_the_minimum(kind
     rising, falling = factors[:warmup], factors[warmup - 1 :]
     assert rising == sorted(rising)
     assert rising[-1] == 1.0
-    assert all(b <= a + 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(falling))
     assert factors[-1] == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)

@@ -17,8 +17,8 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
-from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, train
 from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.attend import PackedAttend
 from thinkling.model.folder import load_folder
@@ -121,7 +121,9 @@ def test_stopped_by_ctrl_c_and_resumed_equals_never_stopped_bit_for_bit(tiny_mod
     again = copy.deepcopy(tiny_model)
     training(tiny_model, tokenizer, tmp_path / "whole")
     with pytest.raises(Interrupted, match="step 3"):
-        training(copy.deepcopy(again), tokenizer, tmp_path / "parted", Watch(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        training(
+            copy.deepcopy(again), tokenizer, tmp_path / "parted", Watch(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        )
     training(again, tokenizer, tmp_path / "parted")
     assert torch.equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parted"))
     whole, parted = (Run.open(tmp_path / name).metrics() for name in ("whole", "parted"))

@@ -53,8 +53,9 @@ class Run:
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
         if run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
             run.close()
+            difference = _first_difference(run.settings(), dict(settings))
             raise RunError(
-                f"the run '{run.path.name}' was made with other settings: {_first_difference(run.settings(), dict(settings))}",
+                f"the run '{run.path.name}' was made with other settings: {difference}",
                 where=str(run.recipe_file),
                 fix="choose another name with run_dir=PATH, or delete the folder",
             )

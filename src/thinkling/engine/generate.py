@@ -32,7 +32,7 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Sample from the smallest set of tokens whose probability reaches this (Holtzman et al. 2020, arXiv:1904.09751)."""
+    """Sample from the smallest set of tokens whose probability reaches this; Holtzman et al. 2020, arXiv:1904.09751."""
     max_new_tokens: int = 256
     """New tokens, not the total."""
     stop: tuple[str, ...] = ()
@@ -287,7 +287,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-# choosing --------------------------------------------------------------------------------------------------------------
+# choosing -----------------------------------------------------------------------------------------------------------
 
 
 def choose(logits: Tensor, states: Sequence[_Live]) -> tuple[list[int], list[float]]:
@@ -328,6 +328,6 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def uniform_number(seed: int, place: int) -> float:
-    """A number in [0, 1) that depends on the request's seed and the token's place alone (Philox 4x64, Salmon et al. 2011)."""
+    """A number in [0, 1), a pure function of the request's seed and the token's place (Philox, Salmon et al. 2011)."""
     bits = np.random.Philox(key=seed & (2**64 - 1), counter=place).random_raw()
     return float(int(bits) >> 11) * 2.0**-53

@@ -40,7 +40,7 @@ class MasterAdamW:
 
     def __init__(self, model: nn.Module, *, betas: tuple[float, float], epsilon: float, weight_decay: float) -> None:
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.params: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.masters = [p.detach().float().clone() for p in self.params]
         for master in self.masters:
             master.grad = torch.zeros_like(master)
@@ -64,7 +64,7 @@ class MasterAdamW:
         assert all(g is not None for g in sums)
         return [g for g in sums if g is not None]
 
-    def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+    def gradient_of(self, parameter: Tensor) -> Tensor | None:
         """The fp32 sum of one parameter; None where it is frozen."""
         for p, master in zip(self.params, self.masters, strict=True):
             if p is parameter:

@@ -1,7 +1,7 @@
 """What a training will need, before it starts: memory by phase, minutes, and whether it fits.
 
-Formulas, with the place where each was checked against a measurement in docs/benchmarks.md. They are estimates and say so;
-the report sets them beside what came.
+Formulas, checked against measurements in docs/benchmarks.md. They are estimates and say so; the report sets them beside
+what came.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Problems in, rollouts out: the model answers, the task's reward grades. The same path for evaluation, RL and distillation."""
+"""Problems in, rollouts out: the model answers, the task's reward grades.
+
+The same path serves evaluation, RL and distillation.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,9 @@ from thinkling.core.progress import Progress
 from thinkling.core.rng import seed_from
 from thinkling.core.shelf import entry
 from thinkling.data.generated import instruction
-from thinkling.data.types import Message, Problem, Rollout
+from thinkling.data.types import Completion, Message, Problem, Rollout, Verdict
 from thinkling.engine.generate import Engine, Request, Sampling
 from thinkling.tokenizer.chat import encode_prompt
-
-QUESTION_MARKS = ("\nQuestion:", "\n问题：")
-"""Stop texts: a model that invents the next question has ended its answer."""
 
 
 def task_named(name: str) -> ModuleType:
@@ -30,8 +30,7 @@ def messages_for(task: ModuleType, problem: Problem, system: str | None) -> list
 
 def attempt(
     engine: Engine,
-    task: ModuleType,
-    problems: Sequence[Problem],
+    asked: Sequence[tuple[ModuleType, Problem]],
     sampling: Sampling,
     *,
     samples: int = 1,
@@ -39,21 +38,29 @@ def attempt(
     system: str | None = None,
     progress: Progress | None = None,
 ) -> list[Rollout]:
-    """`samples` rollouts of each problem, those of one problem side by side.
+    """`samples` rollouts of each (task, problem), those of one problem side by side.
 
-    Raises:
-        Whatever the reward raises: a grader that fails is a fault to mend, not an answer that is wrong.
+    All tasks go through the engine together, so that a task of few problems does not leave most of its rows empty.
+    Whatever a reward raises is raised: a grader that fails is a fault to mend, not an answer that is wrong.
     """
-    reward = entry("rewards", task.VERIFIER)
-    requests = []
-    for problem in problems:
-        prompt = tuple(encode_prompt(engine.tokenizer, messages_for(task, problem, system)))
-        requests += [Request(prompt, sampling, seed=seed_from("sample", seed, problem.id, i)) for i in range(samples)]
-    completions = engine.generate(requests, progress)
-    asked = [problem for problem in problems for _ in range(samples)]
-    return [
-        Rollout(
-            problem, completion, reward.score(completion.text, problem.answer, finish_reason=completion.finish_reason)
+    repeated = [(task, problem, i) for task, problem in asked for i in range(samples)]
+    requests = [
+        Request(
+            tuple(encode_prompt(engine.tokenizer, messages_for(task, problem, system))),
+            sampling,
+            seed=seed_from("sample", seed, problem.id, i),
         )
-        for problem, completion in zip(asked, completions, strict=True)
+        for task, problem, i in repeated
     ]
+    completions = engine.generate(requests, progress)
+    return [
+        Rollout(problem, completion, grade(task, problem, completion))
+        for (task, problem, _), completion in zip(repeated, completions, strict=True)
+    ]
+
+
+def grade(task: ModuleType, problem: Problem, completion: Completion) -> Verdict:
+    """The verdict of the task's own reward."""
+    reward = entry("rewards", task.VERIFIER)
+    verdict: Verdict = reward.score(completion.text, problem.answer, finish_reason=completion.finish_reason)
+    return verdict

@@ -1,8 +1,8 @@
 """The one loop: every stage hands it Batches and a Loss, and it trains.
 
-It alone knows devices, precision, accumulation, checkpoints and resuming. A step takes one Batch, learns the global count
-of each loss term from its columns, splits it into micro-batches that fit, and adds up exactly the gradient of the whole
-Batch (law 1); the head forms its gradient chunk by chunk in the forward pass.
+It alone knows devices, precision, accumulation, checkpoints and resuming. A step takes one Batch, learns the global
+count of each loss term from its columns, splits it into micro-batches that fit, and adds up exactly the gradient of the
+whole Batch (law 1); the head forms its gradient chunk by chunk in the forward pass.
 """
 
 from __future__ import annotations

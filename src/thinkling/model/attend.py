@@ -1,12 +1,14 @@
 """Who sees whom: one layout object, made once a forward, called by every layer with its queries, keys and values.
 
 `PackedAttend` carries out causal attention inside each segment of a packed stream, in one of three ways that agree:
-`products` (CPU: our own matrix products with a hand-written backward), `varlen` (CUDA: torch's variable-length kernel) and
-`sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new token a sequence against a cache.
+`products` (CPU: our own matrix products with a hand-written backward), `varlen` (CUDA: torch's variable-length kernel)
+and `sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new token a sequence against a
+cache.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,9 +60,10 @@ class PackedAttend:
 def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
     """The plain way: torch's attention, one segment after the other. Shapes as in `Attend`."""
     out = []
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
-        parts = (x[begin:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, H or K, n, E)
-        out.append(F.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
+    for begin, end in itertools.pairwise(starts):
+        one_q, one_k, one_v = (x[begin:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, H or K, n, E)
+        one = F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True, enable_gqa=True)
+        out.append(one[0].transpose(0, 1))
     return torch.cat(out)  # (N, H, E)
 
 
@@ -69,12 +72,13 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     boundaries = torch.tensor(starts, dtype=torch.int32, device=q.device)
-    longest = max(end - begin for begin, end in zip(starts[:-1], starts[1:], strict=True))
-    out: Tensor = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, window_size=(-1, 0), enable_gqa=True)  # type: ignore[call-arg, assignment]
+    longest = max(end - begin for begin, end in itertools.pairwise(starts))
+    options = {"window_size": (-1, 0), "enable_gqa": True}
+    out: Tensor = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **options)
     return out
 
 
-# products: segments of like length are padded into one batch of matrix products -----------------------------------------
+# products: segments of like length are padded into one batch of matrix products --------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, buckets: list[_Bucket]) -> Tensor:
         out = torch.empty_like(q)
-        kept = []
+        kept: list[Tensor | None] = []
         for bucket in buckets:
             if bucket.places.shape[1] > PRODUCTS_UP_TO:
                 out[bucket.tokens] = _long_forward(q, k, v, bucket)
@@ -224,12 +228,12 @@ def _long_forward(q: Tensor, k: Tensor, v: Tensor, bucket: _Bucket) -> Tensor:
 
 def _long_backward(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Bucket) -> tuple[Tensor, ...]:
     with torch.enable_grad():
-        parts = [x[bucket.tokens].detach().requires_grad_() for x in (q, k, v)]
-        out = packed_sdpa(*parts, _bucket_starts(bucket))
-    return torch.autograd.grad(out, parts, d_out[bucket.tokens])
+        own_q, own_k, own_v = (x[bucket.tokens].detach().requires_grad_() for x in (q, k, v))
+        out = packed_sdpa(own_q, own_k, own_v, _bucket_starts(bucket))
+    return torch.autograd.grad(out, (own_q, own_k, own_v), d_out[bucket.tokens])
 
 
-# decoding --------------------------------------------------------------------------------------------------------------
+# decoding ------------------------------------------------------------------------------------------------------------
 
 
 class KeyValueCache:
@@ -256,7 +260,7 @@ class KeyValueCache:
 
     def grow(self, capacity: int) -> None:
         """Room for `capacity` tokens a sequence."""
-        wider = self.keys.shape[:3] + (capacity - self.capacity,) + self.keys.shape[4:]
+        wider = (*self.keys.shape[:3], capacity - self.capacity, *self.keys.shape[4:])
         self.keys = torch.cat([self.keys, self.keys.new_zeros(wider)], dim=3)
         self.values = torch.cat([self.values, self.values.new_zeros(wider)], dim=3)
 

@@ -1,7 +1,7 @@
 """The shape of a decoder in our words, and how each family's Hugging Face config says the same.
 
-One small mapping per family; a field that we do not carry out (sliding windows, rope scaling of an unknown kind, experts)
-is refused by name, never ignored.
+One small mapping per family; a field that we do not carry out (sliding windows, rope scaling of an unknown kind,
+experts) is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
             fix=f"use a model of one of these families: {', '.join(FAMILIES)}",
         )
     _refuse_unsupported(values, where)
-    missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size") if k not in values]
+    missing = [
+        k
+        for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        if k not in values
+    ]
     if missing:
         raise ModelError(f"config.json lacks {', '.join(missing)}", where=where, fix="fetch the model again")
     n_heads = int(values["num_attention_heads"])
@@ -124,7 +128,11 @@ def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
     }
     for what, present in reasons.items():
         if present:
-            raise ModelError(f"this model uses {what}, which the packed decoder does not carry out", where=where, fix="choose another model")
+            raise ModelError(
+                f"this model uses {what}, which the packed decoder does not carry out",
+                where=where,
+                fix="choose another model",
+            )
 
 
 def _rope(values: Mapping[str, Any], where: str) -> tuple[float, Mapping[str, Any] | None]:
@@ -135,7 +143,9 @@ def _rope(values: Mapping[str, Any], where: str) -> tuple[float, Mapping[str, An
     if kind == "default":
         return theta, None
     if kind not in ("linear", "llama3"):
-        raise ModelError(f"rope scaling '{kind}' is not carried out here", where=where, fix="known: default, linear, llama3")
+        raise ModelError(
+            f"rope scaling '{kind}' is not carried out here", where=where, fix="known: default, linear, llama3"
+        )
     return theta, {**parameters, "rope_type": kind}
 
 

@@ -1,8 +1,8 @@
 """The decoder: token ids in, hidden states out, over a packed stream without batch axis or padding.
 
 Pre-norm blocks of rotary grouped-query attention and SwiGLU, as Llama, Mistral, Qwen2 and Qwen3 have them. Parameters
-carry their Hugging Face names and sit in real `nn.Linear` modules that are really called, so that safetensors and adapters
-fit without a translation table. Who sees whom is not decided here but by `attend` (attend.py); the head is head.py.
+carry their Hugging Face names and sit in real `nn.Linear` modules that are really called, so that safetensors and
+adapters fit without a translation table. Who sees whom is decided by `attend` (attend.py); the head is head.py.
 """
 
 from __future__ import annotations

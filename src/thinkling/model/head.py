@@ -1,7 +1,7 @@
 """The head, run only where a prediction counts, in chunks, never keeping full logits.
 
-A loss says what it `needs` of the head; for a loss whose terms are sums over single tokens the gradient is formed chunk by
-chunk during the forward pass, so that the (M, V) logits of a step never exist at once and never wait for a backward pass.
+A loss says what it `needs` of the head; for a loss whose terms are sums over single tokens the gradient is formed chunk
+by chunk during the forward pass: the (M, V) logits of a step never exist at once and never wait for a backward pass.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def gradient_in_forward(
     *,
     chunk: int,
     needs: tuple[str, ...],
-    add_weight_gradient: Callable[[Tensor], None] | None,
+    add_weight_gradient: Callable[[Tensor], object] | None,
 ) -> tuple[HeadOutput, Tensor]:
     """Predictions, and the gradient of the summed chunk losses with respect to `hidden`.
 

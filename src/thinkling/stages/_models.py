@@ -1,4 +1,4 @@
-"""Names to things in memory: the model a stage trains or evaluates, on the device and in the dtype this machine computes in."""
+"""Names to things in memory: the model of a stage, on the device and in the dtype that this machine computes in."""
 
 from __future__ import annotations
 

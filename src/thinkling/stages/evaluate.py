@@ -1,7 +1,7 @@
-"""Evaluate: a model answers problems, and every score comes with n, an interval, baselines and the base model beside it.
+"""Evaluate: a model answers problems, and every score comes with n, an interval and baselines.
 
-The method: draw the problems of each task, print what difference so many can show at all, generate, grade, count what was
-wrong, unreadable, cut off or missing apart, and compare item by item with an earlier evaluation where one is named.
+The method: draw the problems of each task, print what difference so many can show at all, generate, grade, count what
+was wrong, unreadable, cut off or missing apart, and compare item by item with an earlier evaluation where one is named.
 """
 
 from __future__ import annotations
@@ -90,15 +90,13 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         top_p=config.top_p if config.temperature > 0 else 1.0,
         max_new_tokens=config.max_new_tokens,
     )
-    rows: list[dict[str, Any]] = []
-    generating, tokens = 0.0, 0
-    for spec, task, problems in drawn:
-        start = time.monotonic()
-        progress.note(f"{spec.label}: {len(problems)} problems")
-        rollouts = attempt(engine, task, problems, sampling, seed=config.seed, system=config.system, progress=progress)
-        generating += time.monotonic() - start
-        tokens += sum(len(r.completion.tokens) for r in rollouts)
-        rows += [item_record(spec, rollout) for rollout in rollouts]
+    asked = [(task, problem) for _, task, problems in drawn for problem in problems]
+    start = time.monotonic()
+    rollouts = attempt(engine, asked, sampling, seed=config.seed, system=config.system, progress=progress)
+    generating = time.monotonic() - start
+    tokens = sum(len(r.completion.tokens) for r in rollouts)
+    specs = [spec for spec, _, problems in drawn for _ in problems]
+    rows = [item_record(spec, rollout) for spec, rollout in zip(specs, rollouts, strict=True)]
     evaluation = summarize(rows, drawn)
     evaluation |= {
         "model": identity,
@@ -204,7 +202,7 @@ def summarize(
     """Scores by task and by group."""
     guesses = {spec.label: _baselines(spec, task, problems) for spec, task, problems in drawn}
     tasks = []
-    for spec, _, problems in drawn:
+    for spec, _, _ in drawn:
         own = [row for row in rows if row["label"] == spec.label]
         head = {"label": spec.label, "task": Path(spec.task).stem, "level": spec.level, "group": spec.group}
         tasks.append({**head, **score(own), "baselines": guesses[spec.label]})

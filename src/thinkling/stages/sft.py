@@ -1,8 +1,8 @@
 """Supervised fine-tuning: the model learns to continue prompts with given answers. Only assistant tokens weigh.
 
-The method, in order: gather conversations from files and tasks; render them with the model's own template; drop or cut what
-is too long, by rule and aloud; refuse what would teach nothing; promise rows, tokens, steps, memory and minutes; then train
-with the loss of the answers, and look at held-out problems by loss and by generation on the way.
+The method, in order: gather conversations from files and tasks; render them with the model's own template; drop or cut
+what is too long, by rule and aloud; refuse what would teach nothing; promise rows, tokens, steps, memory and minutes;
+then train on the answers, and look at held-out problems by loss and by generation on the way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from thinkling.core.config import Config as Settings
 from thinkling.core.device import measure_peak, memory
 from thinkling.core.errors import ConfigError, MachineError
-from thinkling.core.progress import Progress, Silent
+from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
 from thinkling.core.stats import wilson
 from thinkling.data.batch import Batch, pack
@@ -27,7 +27,7 @@ from thinkling.data.generated import training_problems
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
 from thinkling.data.rows import read_conversations
-from thinkling.data.types import Conversation, Message, Problem
+from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.rollout import attempt, messages_for, task_named
@@ -76,7 +76,7 @@ class Config(TrainerConfig):
     """Alias, folder, GGUF file, hub id, or @STAGE for what an earlier stage of the recipe trained."""
     data: tuple[DataSpec, ...] = Field(min_length=1)
     validation: tuple[DataSpec, ...] = ()
-    """Held-out rows for the loss; tasks draw their validation split. Empty: the validation split of each task in data."""
+    """Held-out rows for the loss; tasks draw their validation split. Empty: that of each task in data."""
     validation_rows: int = Field(64, ge=0)
     """Most rows of the validation loss; 0: none."""
     generate_rows: int = Field(24, ge=0)
@@ -152,7 +152,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     )
 
 
-# data ------------------------------------------------------------------------------------------------------------------
+# data -----------------------------------------------------------------------------------------------------------------
 
 
 def conversations_of(spec: DataSpec, config: Config, split: str) -> list[Conversation]:
@@ -207,7 +207,7 @@ def data_hash(rows: Sequence[TokenRow]) -> str:
     return digest.hexdigest()[:16]
 
 
-# the promise -----------------------------------------------------------------------------------------------------------
+# the promise ----------------------------------------------------------------------------------------------------------
 
 
 def make_plan(
@@ -278,47 +278,45 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-# looking at held-out problems ------------------------------------------------------------------------------------------
+# looking at held-out problems -----------------------------------------------------------------------------------------
 
 
 def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate:
-    """step -> loss/validation on held-out rows, accuracy/validation on held-out problems; the answers go to samples.jsonl."""
+    """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
     held_out = _held_out_rows(config, tokenizer)
     batches = _as_batches(held_out, config) if held_out else []
     problems = _held_out_problems(config)
 
     def validate(step: int) -> dict[str, float]:
         metrics = {"loss/validation": mean_loss(model, batches, config)} if batches else {}
-        right = asked = 0
-        engine = Engine(model, tokenizer) if problems else None
-        for task, own in problems:
-            assert engine is not None
-            sampling = Sampling(max_new_tokens=config.max_new_tokens)
-            for rollout in attempt(engine, task, own, sampling, system=config.system, progress=Silent()):
-                asked += 1
-                right += rollout.verdict.status == "right"
-                run.sample(
-                    {
-                        "step": step,
-                        "task": rollout.problem.task,
-                        "id": rollout.problem.id,
-                        "question": rollout.problem.prompt,
-                        "answer": rollout.problem.answer,
-                        "completion": rollout.completion.text,
-                        "status": rollout.verdict.status,
-                    }
-                )
-        if asked:
-            low, high = wilson(right, asked)
-            metrics |= {
-                "accuracy/validation": right / asked,
-                "accuracy/validation_low": low,
-                "accuracy/validation_high": high,
-                "accuracy/validation_n": asked,
-            }
-        return metrics
+        if not problems:
+            return metrics
+        sampling = Sampling(max_new_tokens=config.max_new_tokens)
+        rollouts = attempt(Engine(model, tokenizer), problems, sampling, system=config.system)
+        for rollout in rollouts:
+            run.sample({"step": step, **_sample_record(rollout)})
+        right, asked = sum(r.verdict.status == "right" for r in rollouts), len(rollouts)
+        low, high = wilson(right, asked)
+        return {
+            **metrics,
+            "accuracy/validation": right / asked,
+            "accuracy/validation_low": low,
+            "accuracy/validation_high": high,
+            "accuracy/validation_n": asked,
+        }
 
     return validate
+
+
+def _sample_record(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "task": rollout.problem.task,
+        "id": rollout.problem.id,
+        "question": rollout.problem.prompt,
+        "answer": rollout.problem.answer,
+        "completion": rollout.completion.text,
+        "status": rollout.verdict.status,
+    }
 
 
 def _tasks_held_out(config: Config) -> tuple[DataSpec, ...]:
@@ -337,16 +335,17 @@ def _held_out_rows(config: Config, tokenizer: Tokenizer) -> list[TokenRow]:
     return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0).rows
 
 
-def _held_out_problems(config: Config) -> list[tuple[Any, list[Problem]]]:
+def _held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
     specs = [spec for spec in _tasks_held_out(config) if spec.task is not None]
     if not specs or not config.generate_rows:
         return []
     each = max(1, config.generate_rows // len(specs))
-    drawn = []
+    drawn: list[tuple[Any, Problem]] = []
     for spec in specs:
         assert spec.task is not None
         task = task_named(spec.task)
-        drawn.append((task, task.problems("validation", each, level=spec.level, seed=config.seed, path=spec.path)))
+        some = task.problems("validation", each, level=spec.level, seed=config.seed, path=spec.path)
+        drawn += [(task, problem) for problem in some]
     return drawn
 
 
