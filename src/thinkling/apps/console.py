@@ -7,7 +7,7 @@ at the end of this file; the class only keeps time and prints.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TextIO
@@ -26,16 +26,17 @@ LONG_S = 2.0
 LINE_EVERY_S = 10.0
 """Between two lines of one phase where no bar can be shown."""
 FACTS: dict[str, Callable[[float], str]] = {
-    "loss/train": lambda x: tr("loss {x}", x=f"{x:.3f}"),
-    "loss/validation": lambda x: tr("validation loss {x}", x=f"{x:.3f}"),
-    "accuracy/validation": lambda x: tr("{x} right", x=f"{x:.0%}"),
-    "reward/mean": lambda x: tr("reward {x}", x=f"{x:.3f}"),
     "tokens/per_s": lambda x: tr("{x} tokens/s", x=f"{x:,.0f}"),
     "bytes/per_s": lambda x: tr("{x} MB/s", x=f"{x / 1e6:,.1f}"),
     "mfu": lambda x: f"MFU {x:.0%}",
     "memory/gib": lambda x: f"{x:.1f} GiB",
+    "loss/train": lambda x: tr("loss {x}", x=f"{x:.3f}"),
+    "reward/mean": lambda x: tr("reward {x}", x=f"{x:.3f}"),
+    "accuracy/validation": lambda x: tr("{x} right", x=f"{x:.0%}"),
+    "loss/validation": lambda x: tr("validation loss {x}", x=f"{x:.3f}"),
 }
-"""Facts shown beside a bar, in this order, by their metric's name; the others are in metrics.jsonl."""
+"""Facts shown beside a bar, by their metric's name, the last left off where a line is narrow; others: metrics.jsonl."""
+BAR_CELLS = 10
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Terminal:
         phase.facts.update(facts)
         phase.first = phase.first or (now, done)
         if phase.bar is not None:
-            self._running_bars().update(phase.bar, completed=done, text=self._line(phase, now))
+            self._running_bars().update(phase.bar, completed=done, text=self._line(phase, now, self._room(phase)))
         elif now - phase.printed >= LINE_EVERY_S:
             phase.printed = now
             self._print(f"{phase.name}  {self._line(phase, now)}")
@@ -133,20 +134,24 @@ class Terminal:
     def _print(self, line: str) -> None:
         self.console.print(line)
 
-    def _line(self, phase: _Phase, now: float) -> str:
+    def _room(self, phase: _Phase) -> int:
+        """Cells beside the name and the bar; a longer text would be cut in the middle of a number."""
+        return self.console.width - cell_len(phase.name) - BAR_CELLS - 3
+
+    def _line(self, phase: _Phase, now: float, room: int = 1000) -> str:
         facts = dict(phase.facts)
         if not any(_metric(name) == "memory/gib" for name in facts):
             facts["memory/gib"] = process_memory_gib()
         left = seconds_left(phase.done, phase.total, now, phase.started, phase.first)
         amount = _amount(phase.done, phase.unit, phase.total)
         rest = [tr("{time} left", time=duration(left))] if left is not None else []
-        return "  ".join([amount, *shown_facts(facts), *rest])
+        return fitted([amount, *rest, *shown_facts(facts)], room)
 
     def _running_bars(self) -> Bars:
         if self._bars is None:
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(24),
+                BarColumn(BAR_CELLS),
                 TextColumn("{task.fields[text]}", markup=False),
             )
             # Four redraws a second: more would take time from the cores that train.
@@ -183,6 +188,14 @@ def seconds_left(
     if total <= 0 or done <= before or now <= since:
         return None
     return (now - since) / (done - before) * max(0.0, total - done)
+
+
+def fitted(parts: Sequence[str], room: int) -> str:
+    """The parts, two spaces between them, as many as fit into `room` cells; the first always stays."""
+    kept = list(parts)
+    while len(kept) > 1 and cell_len("  ".join(kept)) > room:
+        kept.pop()
+    return "  ".join(kept)
 
 
 def shown_facts(facts: Mapping[str, float]) -> list[str]:
