@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,29 +23,25 @@ MARGIN = 0.05
 def show(
     evidence: Evidence, console: Console, *, folder: Path, page: Path | None = None, margin: float = MARGIN
 ) -> None:
-    """Print the summary.
+    """Print the summary: headline, table, equations, page and three commands, in the user's language.
 
     Args:
         folder: The recipe's folder, for the command that does it all again.
         page: The HTML report, where there is one.
         margin: As `stages.report.Config.margin`.
     """
-    console.print(summary(evidence, folder=folder, page=page, margin=margin))
-
-
-def summary(evidence: Evidence, *, folder: Path, page: Path | None = None, margin: float = MARGIN) -> RenderableType:
-    """Headline, table, equations, page and three commands, in the user's language."""
-    parts: list[RenderableType] = [Text()]
-    parts += [_headline(row, margin, first=i == 0) for i, row in enumerate(evidence.groups or evidence.tasks)]
-    parts += [Text(), _table(evidence), Text(_legend(), style="dim")]
-    parts += [Text(line) for line in (_equations(evidence), _page(page)) if line]
-    parts += [Text(), Text(tr("Three commands to try next:"), style="bold")]
+    console.print()
+    for i, row in enumerate(evidence.groups or evidence.tasks):
+        console.print(_headline(row, margin, first=i == 0))
+    console.print(Text(), _table(evidence), Text(_legend(), style="dim"), sep="\n")
+    for line in (_equations(evidence), _page(page)):
+        if line:
+            console.print(Text(line), soft_wrap=True)
+    console.print(Text("\n" + tr("Three commands to try next:"), style="bold"))
     for purpose, command in words.next_commands(evidence, folder):
-        parts += [
-            Padding(Text(tr(purpose), style="dim"), (0, 0, 0, 2)),
-            Padding(Text(command, style="cyan"), (0, 0, 0, 4)),
-        ]
-    return Group(*parts)
+        console.print(Text(f"  {tr(purpose)}", style="dim"))
+        # Never broken into lines, so that it can be copied.
+        console.print(Text(f"    {command}", style="cyan"), soft_wrap=True)
 
 
 def _headline(row: Row, margin: float, first: bool) -> Text:
