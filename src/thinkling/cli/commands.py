@@ -149,17 +149,18 @@ def _summarize(recipe: Recipe, folder: Path) -> None:
     from rich.console import Console
 
     from thinkling.apps import summary
-    from thinkling.core.run import Run
+    from thinkling.core.run import Run, referred
     from thinkling.report.evidence import gather
 
     report = next((stage.config.model_dump() for stage in recipe.stages if stage.kind == "report"), {})
-    named = {key: str(report.get(key) or "").removeprefix("@") for key in ("before", "after", "training")}
-    evaluated = [stage.name for stage in recipe.stages if stage.kind == "evaluate"]
+    stages = {stage.name: Run(folder / stage.name) for stage in recipe.stages}
+    named = {key: str(report.get(key) or "") for key in ("before", "after", "training")}
+    evaluated = [f"@{stage.name}" for stage in recipe.stages if stage.kind == "evaluate"]
     if not report and evaluated:
         named = {"before": evaluated[0] if len(evaluated) > 1 else "", "after": evaluated[-1], "training": ""}
     if not named["before"] and not named["after"]:
         return
-    runs = {key: Run(folder / name) if name else None for key, name in named.items()}
+    runs = {key: Run(Path(referred(name, stages))) if name else None for key, name in named.items()}
     evidence = gather(before=runs["before"], after=runs["after"], training=runs["training"], name=recipe.name)
     page = Run(folder).report_file if report else None
     margin = report.get("margin", summary.MARGIN)

@@ -337,7 +337,7 @@ def plain(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             rows.update(plain(value, f"{prefix}{key}."))
         else:
             rows[f"{prefix}{key}"] = (
-                yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+                yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
                 .removesuffix("\n...\n")
                 .strip()
             )
