@@ -70,12 +70,13 @@ class GgufFile:
     def rows(self, place: TensorPlace) -> Iterator[npt.NDArray[np.float32]]:
         """Float32 arrays of at most `CHUNK_ROWS` rows each, one after another: the whole tensor in order."""
         width = place.shape[-1]
-        n_rows = int(np.prod(place.shape[:-1])) if len(place.shape) > 1 else 1
-        row_bytes = place.n_bytes // n_rows
-        packed = np.frombuffer(self._map, np.uint8, place.n_bytes, place.offset).reshape(n_rows, row_bytes)
+        n_rows = int(np.prod(place.shape[:-1], dtype=np.int64))
+        packed = np.frombuffer(self._map, np.uint8, place.n_bytes, place.offset).reshape(n_rows, -1)
         for low in range(0, n_rows, CHUNK_ROWS):
-            # A copy, for float32 rows come out as a read-only view of the file, which torch warns about.
-            yield np.array(dequantize(packed[low : low + CHUNK_ROWS], place.kind), dtype=np.float32).reshape(-1, width)
+            # As one long row: the library would else go through 16 rows at a time.
+            numbers = dequantize(packed[low : low + CHUNK_ROWS].reshape(1, -1), place.kind).reshape(-1, width)
+            # Float32 comes out as a read-only view of the file, which torch warns about.
+            yield numbers if numbers.flags.writeable else numbers.copy()
 
     def _read_metadata(self) -> dict[str, Any]:
         version = self._scalar("<I")
