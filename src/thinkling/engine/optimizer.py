@@ -8,8 +8,7 @@ it). Each gradient is added to its fp32 sum and freed at the moment autograd has
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +43,9 @@ class MasterAdamW:
         self.masters = [p.detach().float().clone() for p in self.params]
         for master in self.masters:
             master.grad = torch.zeros_like(master)
-        self._hooks = [
-            p.register_post_accumulate_grad_hook(_collector(master))
-            for p, master in zip(self.params, self.masters, strict=True)
-        ]
+        self._places = {id(p): i for i, p in enumerate(self.params)}
+        self._is_empty = [True] * len(self.params)  # nothing added since the last step; what lies there is old
+        self._hooks = [p.register_post_accumulate_grad_hook(self._collect) for p in self.params]
         # Norms, biases and embeddings are not decayed: shrinking them has no regularising reading.
         decayed = [m.dim() >= 2 and "embed_tokens" not in n for n, m in zip(self.names, self.masters, strict=True)]
         groups = [
@@ -59,17 +57,36 @@ class MasterAdamW:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """The fp32 sums, one a trainable parameter."""
-        sums = [master.grad for master in self.masters]
-        assert all(g is not None for g in sums)
-        return [g for g in sums if g is not None]
+        """The fp32 sums since the last step, one a trainable parameter."""
+        sums = [master.grad for master in self.masters if master.grad is not None]
+        assert len(sums) == len(self.masters)
+        for i, is_empty in enumerate(self._is_empty):
+            if is_empty:
+                sums[i].zero_()
+                self._is_empty[i] = False
+        return sums
 
-    def gradient_of(self, parameter: Tensor) -> Tensor | None:
-        """The fp32 sum of one parameter; None where it is frozen."""
-        for p, master in zip(self.params, self.masters, strict=True):
-            if p is parameter:
-                return master.grad
-        return None
+    def trains(self, parameter: Tensor) -> bool:
+        """Whether it is one of the trainable parameters."""
+        return id(parameter) in self._places
+
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Add a gradient of any dtype to a parameter's sum."""
+        place = self._places[id(parameter)]
+        total = self.masters[place].grad
+        assert total is not None
+        # The first one overwrites the old sum: one pass over memory instead of three.
+        if self._is_empty[place]:
+            total.copy_(gradient)
+            self._is_empty[place] = False
+        else:
+            total.add_(gradient)
+
+    def _collect(self, parameter: Tensor) -> None:
+        """Called by autograd when it has finished a parameter's gradient: take it and free it."""
+        assert parameter.grad is not None
+        self.add(parameter, parameter.grad)
+        parameter.grad = None
 
     def clip(self, max_norm: float) -> float:
         """Scale all gradients down to a global norm of `max_norm` (0: leave them). Returns the norm before."""
@@ -82,10 +99,11 @@ class MasterAdamW:
         """One update of the masters; the model's weights are their rounded copies. Gradients start again at zero."""
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate
+        _ = self.gradients  # parameters that got none in this step have a gradient of zero
         self.adamw.step()
+        self._is_empty = [True] * len(self.params)
         with torch.no_grad():
             torch._foreach_copy_(self.params, self.masters)
-            torch._foreach_zero_(self.gradients)
 
     def close(self) -> None:
         """Give the parameters' gradients back to autograd."""
@@ -118,13 +136,3 @@ class MasterAdamW:
                 }
         with torch.no_grad():
             torch._foreach_copy_(self.params, self.masters)
-
-
-def _collector(master: Tensor) -> Callable[[Any], None]:
-    def collect(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        assert master.grad is not None
-        master.grad.add_(parameter.grad)
-        parameter.grad = None
-
-    return collect

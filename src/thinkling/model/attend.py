@@ -83,14 +83,21 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Segments computed together."""
+    """Segments computed together, padded to the longest of them; a padded cell stands for the last token of its row."""
 
     places: Tensor
-    """(B, n) place of each token in the stream; short rows repeat their last place."""
-    real: Tensor
-    """(R,) which of the B*n cells are tokens."""
+    """(B, n) place of each cell's token in the stream."""
     tokens: Tensor
-    """(R,) the place of each of these in the stream."""
+    """(R,) places of the real tokens."""
+    padded: Tensor
+    """(P,) which of the B*n cells are padding."""
+    real: Tensor
+    """(R,) which of them are tokens, in the order of `tokens`."""
+
+    def rows(self, kv_heads: int, group: int) -> Tensor:
+        """(B*K*G*n,) rows of a (N*K*G, E) tensor in the order (B, K, G, n): one gather folds heads and segments."""
+        heads = torch.arange(kv_heads * group, device=self.places.device).view(1, kv_heads, group, 1)
+        return (self.places[:, None, None, :] * (kv_heads * group) + heads).flatten()
 
 
 def _buckets(starts: list[int], heads: int) -> list[_Bucket]:
@@ -117,7 +124,13 @@ def _bucket(starts: list[int], members: list[int]) -> _Bucket:
     steps = torch.arange(int(lengths.max()))
     inside = steps < lengths.unsqueeze(1)  # (B, n)
     places = begins.unsqueeze(1) + torch.minimum(steps, lengths.unsqueeze(1) - 1)
-    return _Bucket(places=places, real=inside.flatten().nonzero().squeeze(1), tokens=places[inside])
+    flat = inside.flatten()
+    return _Bucket(
+        places=places,
+        tokens=places[inside],
+        padded=(~flat).nonzero().squeeze(1),
+        real=flat.nonzero().squeeze(1),
+    )
 
 
 def _products(q: Tensor, k: Tensor, v: Tensor, buckets: list[_Bucket]) -> Tensor:
@@ -128,7 +141,8 @@ def _products(q: Tensor, k: Tensor, v: Tensor, buckets: list[_Bucket]) -> Tensor
 class _Products(torch.autograd.Function):
     """Grouped-query attention as plain matrix products: the G query heads of one key head become rows of one product.
 
-    A padded cell lies behind its segment, so that no real query sees it (causality), and its gradient is zero.
+    A padded cell lies behind its segment, so that no real query sees it (causality); as a query its probabilities are
+    set to zero, so that it adds nothing to the gradients.
     """
 
     @staticmethod
@@ -141,8 +155,7 @@ class _Products(torch.autograd.Function):
                 kept.append(None)
                 continue
             p = _probabilities(q, k, bucket)  # (B*K, G*n, n)
-            cells = _unfold(torch.bmm(p, _fold(v[bucket.places], 1)), bucket, q.shape[1])  # (B*n, H, E)
-            out[bucket.tokens] = cells[bucket.real]
+            _scatter(out, torch.bmm(p, _fold(v, 1, bucket)), bucket)
             kept.append(p if bucket.places.shape[1] <= KEEP_PROBABILITIES_UP_TO else None)
         ctx.buckets = buckets
         ctx.kept = kept if any(ctx.needs_input_grad) else None
@@ -152,68 +165,67 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
-        (d_out,) = gradients
+        d_out = gradients[0].contiguous()
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for bucket, kept in zip(ctx.buckets, ctx.kept, strict=True):
             if bucket.places.shape[1] > PRODUCTS_UP_TO:
                 parts = _long_backward(q, k, v, d_out, bucket)
+                for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
+                    whole[bucket.tokens] = part
             else:
                 parts = _bucket_backward(q, k, v, d_out, bucket, kept)
-            for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
-                whole[bucket.tokens] = part
+                for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
+                    _scatter(whole, part, bucket)
         ctx.kept = None
         return d_q, d_k, d_v, None
 
 
-def _fold(x: Tensor, group: int) -> Tensor:
-    """(B, n, K*G, E) -> (B*K, G*n, E)."""
-    b, n, heads, e = x.shape
-    return x.view(b, n, heads // group, group, e).permute(0, 2, 3, 1, 4).reshape(b * (heads // group), group * n, e)
-
-
-def _unfold(x: Tensor, bucket: _Bucket, heads: int) -> Tensor:
-    """(B*K, G*n, E) -> (B*n, K*G, E)."""
+def _fold(x: Tensor, group: int, bucket: _Bucket) -> Tensor:
+    """The bucket's cells of x (N, K*G, E) as (B*K, G*n, E)."""
     b, n = bucket.places.shape
-    kv_heads = x.shape[0] // b
-    return x.view(b, kv_heads, heads // kv_heads, n, -1).permute(0, 3, 1, 2, 4).reshape(b * n, heads, -1)
+    heads, e = x.shape[1], x.shape[2]
+    rows = x.reshape(-1, e).index_select(0, bucket.rows(heads // group, group))
+    return rows.view(b * heads // group, group * n, e)
+
+
+def _scatter(whole: Tensor, folded: Tensor, bucket: _Bucket) -> None:
+    """Put the real cells of `folded` (B*K, G*n, E) into their places of `whole` (N, K*G, E)."""
+    b, n = bucket.places.shape
+    heads, e = whole.shape[1], whole.shape[2]
+    cells = folded.view(b, heads, n, e).transpose(1, 2)  # (B, n, K*G, E)
+    if len(bucket.padded):
+        cells = cells.reshape(b * n, heads, e).index_select(0, bucket.real)
+    whole.index_copy_(0, bucket.tokens, cells.reshape(-1, heads, e))
 
 
 def _probabilities(q: Tensor, k: Tensor, bucket: _Bucket) -> Tensor:
-    """(B*K, G*n, n) attention probabilities, causal, in the dtype of q."""
-    n, e = bucket.places.shape[1], q.shape[2]
-    group = q.shape[1] // k.shape[1]
-    scores = torch.bmm(_fold(q[bucket.places] * e**-0.5, group), _fold(k[bucket.places], 1).transpose(1, 2))
+    """(B*K, G*n, n) attention probabilities, causal, in the dtype of q; rows of padded queries are 0."""
+    b, n = bucket.places.shape
+    heads, kv_heads, e = q.shape[1], k.shape[1], q.shape[2]
+    group = heads // kv_heads
+    scores = torch.bmm(_fold(q, group, bucket).mul_(e**-0.5), _fold(k, 1, bucket).transpose(1, 2))
     future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
     scores.view(-1, group, n, n).masked_fill_(future, float("-inf"))
-    return torch.softmax(scores, dim=-1)
+    p = torch.softmax(scores, dim=-1)
+    if len(bucket.padded):
+        row, place = bucket.padded // n, bucket.padded % n
+        p.view(b, kv_heads, group, n, n)[row, :, :, place] = 0
+    return p
 
 
 def _bucket_backward(
     q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Bucket, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v at the bucket's tokens: (R, H, E), (R, K, E), (R, K, E)."""
+    """Gradients of q, k, v in the bucket's cells: (B*K, G*n, E), (B*K, n, E), (B*K, n, E)."""
     p = kept if kept is not None else _probabilities(q, k, bucket)  # (B*K, G*n, n)
-    b, n = bucket.places.shape
-    heads, kv_heads, e = q.shape[1], k.shape[1], q.shape[2]
-    group = heads // kv_heads
-    cells = d_out.new_zeros(b * n, heads, e)
-    cells[bucket.real] = d_out[bucket.tokens]
-    d_o = _fold(cells.view(b, n, heads, e), group)  # (B*K, G*n, E)
-    folded_q, folded_k, folded_v = (
-        _fold(q[bucket.places], group),
-        _fold(k[bucket.places], 1),
-        _fold(v[bucket.places], 1),
-    )
+    group = q.shape[1] // k.shape[1]
+    d_o = _fold(d_out, group, bucket)  # (B*K, G*n, E)
     d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, n, E), summed over the group by the product
-    d_scores = torch._softmax_backward_data(torch.bmm(d_o, folded_v.transpose(1, 2)), p, -1, p.dtype)
-    d_scores *= e**-0.5
-    d_q = torch.bmm(d_scores, folded_k)  # (B*K, G*n, E)
-    d_k = torch.bmm(d_scores.transpose(1, 2), folded_q)  # (B*K, n, E)
-    return (
-        _unfold(d_q, bucket, heads)[bucket.real],
-        _unfold(d_k, bucket, kv_heads)[bucket.real],
-        _unfold(d_v, bucket, kv_heads)[bucket.real],
-    )
+    d_scores = torch._softmax_backward_data(torch.bmm(d_o, _fold(v, 1, bucket).transpose(1, 2)), p, -1, p.dtype)
+    d_scores *= q.shape[2] ** -0.5
+    d_q = torch.bmm(d_scores, _fold(k, 1, bucket))  # (B*K, G*n, E)
+    d_k = torch.bmm(d_scores.transpose(1, 2), _fold(q, group, bucket))  # (B*K, n, E)
+    return d_q, d_k, d_v
 
 
 def _bucket_starts(bucket: _Bucket) -> list[int]:

@@ -21,8 +21,8 @@ from thinkling.core.run import Run, read_jsonl, referred
 from thinkling.core.stats import detectable_difference, paired, wilson, words
 from thinkling.data.generated import baselines
 from thinkling.data.types import Problem, Rollout
+from thinkling.verify import flexible
 from thinkling.verify.equations import equations
-from thinkling.verify.extract import last_number
 
 STATUSES = ("right", "wrong", "unparsable", "no_answer", "truncated", "timeout")
 
@@ -160,11 +160,7 @@ def protocol(config: Config) -> dict[str, Any]:
 
 def item_record(spec: TaskSpec, rollout: Rollout) -> dict[str, Any]:
     """One line of items.jsonl."""
-    from thinkling.core.shelf import entry
-
     problem, completion, verdict = rollout.problem, rollout.completion, rollout.verdict
-    flexible = last_number(completion.text)
-    number = entry("rewards", "number")
     return {
         "label": spec.label,
         "group": spec.group,
@@ -180,7 +176,7 @@ def item_record(spec: TaskSpec, rollout: Rollout) -> dict[str, Any]:
         "extracted": verdict.extracted,
         "reason": verdict.reason,
         "flags": list(verdict.flags),
-        "flexible_right": flexible is not None and number.score(f"#### {flexible}", problem.answer).score == 1.0,
+        "flexible_right": flexible(completion.text, problem.answer).score == 1.0,
         "tokens": len(completion.tokens),
         "equations": [
             {
