@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -222,6 +224,20 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "thinkling", "--version"], capture_output=True, text=True, check=False, env=os.environ
     )
     assert done.stdout == f"thinkling {__version__}\n"
+
+
+COMMANDS_PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
+EXAMPLE = re.compile(r"^\$ (thinkling .*)\n((?:(?!```|\$ ).*\n)*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "output"), EXAMPLE.findall(COMMANDS_PAGE.read_text(encoding="utf-8")))
+def test_the_page_of_commands_shows_what_comes_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, output: str
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(shlex.split(command)[1:])
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).strip() == output.strip()
 
 
 # small rules ------------------------------------------------------------------------------------------------------

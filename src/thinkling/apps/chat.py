@@ -123,6 +123,7 @@ def engine_speaker(model: str, progress: Progress, sampling: Sampling) -> Speake
 
     progress.start("load", 1, "model")
     engine, _ = load_engine(model, progress, slots=1)
+    progress.advance(1)
     progress.finish()
 
     def answer(messages: tuple[Message, ...], seed: int) -> Iterator[str]:

@@ -28,9 +28,8 @@ def application() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     add = app.command
     add("quickstart", help=tr("Measure a small model, teach it, and measure it again."))(commands.quickstart)
-    add("run", help=tr("Carry out a recipe: {names}, or a file.", names=", ".join(commands.recipe_names())))(
-        commands.run
-    )
+    recipes = tr("Carry out a recipe: {names}, or a file.", names=", ".join(commands.recipe_names()))
+    add("run", help=recipes, short_help=tr("Carry out a recipe."))(commands.run)
     add("eval", help=tr("Let a model answer problems and score it."))(commands.evaluate)
     add("chat", help=tr("Talk to a model in the terminal."))(commands.chat)
     add("doctor", help=tr("Check this machine, and print the line that mends each fault."))(commands.doctor)

@@ -74,12 +74,8 @@ def _finished(folder: Path, stage: StageSpec) -> Run | None:
 
 
 def _made_from(stage: StageSpec, earlier: Mapping[str, Run]) -> dict[str, str]:
-    """The results that this stage is made from, each with the hash of its done.json.
-
-    A stage is made from those that its settings name; one whose module says READS_ALL = True (a report), from all.
-    """
-    sources = list(earlier) if getattr(stage.module, "READS_ALL", False) else stage.needs
-    return {name: sha256_of(earlier[name].done_file) for name in sources}
+    """The results that this stage's settings name, each with the hash of its done.json."""
+    return {name: sha256_of(earlier[name].done_file) for name in stage.needs}
 
 
 def _stale(finished: Run | None, made_from: Mapping[str, str]) -> list[str]:
