@@ -270,6 +270,15 @@ def test_other_settings_for_a_finished_stage_are_refused_and_nothing_is_lost(kin
     assert Run.open(tmp_path / "a").is_finished
 
 
+def test_other_settings_for_the_last_stage_are_found_before_the_first_runs(kind: str, tmp_path: Path):
+    _run(_recipe(kind, {"name": "b"}), tmp_path)
+    recipe_before = (tmp_path / "recipe.yaml").read_text()
+    with pytest.raises(RunError, match="learning_rate"):
+        _run(_recipe(kind, {"name": "a"}, {"name": "b", "learning_rate": 0.5}), tmp_path)
+    assert _log(tmp_path) == "b "
+    assert (tmp_path / "recipe.yaml").read_text() == recipe_before
+
+
 def test_a_stage_that_fails_leaves_word_and_the_next_call_goes_on_there(kind: str, tmp_path: Path):
     values = _recipe(kind, {"name": "a"}, {"name": "b", "fail": "data"}, {"name": "c"})
     with pytest.raises(DataError, match="no rows"):

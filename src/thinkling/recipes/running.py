@@ -33,6 +33,8 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
     """
     run_dir = Path(run_dir)
     for stage in recipe.stages:
+        _refuse_other_settings(run_dir / stage.name, stage)
+    for stage in recipe.stages:
         progress.table(tr("Settings of {name} ({kind})", name=stage.name, kind=stage.kind), plain(stage.settings))
     text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     write_atomically(run_dir / "recipe.yaml", text)
@@ -64,6 +66,13 @@ def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping
     finally:
         run.close()
     return run
+
+
+def _refuse_other_settings(folder: Path, stage: StageSpec) -> None:
+    """See to it before the first stage that each folder is new or was made with these settings."""
+    run = Run(folder)
+    if run.recipe_file.is_file() and run.settings() != stage.settings:
+        Run.start(folder, stage.settings).close()  # raises, and says what differs
 
 
 def _finished(folder: Path, stage: StageSpec) -> Run | None:
