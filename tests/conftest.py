@@ -84,3 +84,13 @@ def tiny_model(tiny_config):
         # Larger than usual, so that attention is far from uniform and an error in it shows.
         torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1)
     return model
+
+
+@pytest.fixture
+def tiny_model_dir(tiny_model, tokenizer, tmp_path) -> Path:
+    """The two-layer model as a Hugging Face folder."""
+    from thinkling.model.folder import save_folder
+
+    folder = tmp_path / "tiny"
+    save_folder(tiny_model, tokenizer, folder)
+    return folder

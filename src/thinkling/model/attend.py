@@ -73,8 +73,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
 
     boundaries = torch.tensor(starts, dtype=torch.int32, device=q.device)
     longest = max(end - begin for begin, end in itertools.pairwise(starts))
-    options = {"window_size": (-1, 0), "enable_gqa": True}
-    out: Tensor = varlen_attn(q, k, v, boundaries, boundaries, longest, longest, **options)
+    causal = (-1, 0)
+    out: Tensor = varlen_attn(  # type: ignore[assignment]
+        q, k, v, boundaries, boundaries, longest, longest, window_size=causal, enable_gqa=True
+    )
     return out
 
 

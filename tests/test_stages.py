@@ -1,0 +1,235 @@
+"""The stages sft and evaluate, whole, on a two-layer model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
+from thinkling.core.progress import Silent
+from thinkling.core.run import Run, read_jsonl
+from thinkling.engine.plan import training_memory
+from thinkling.model.config import ModelConfig
+from thinkling.stages import evaluate, sft
+from thinkling.stages._models import load_model
+
+SUMS = {"task": "sums", "level": 1}
+
+
+def run_stage(stage, folder, settings, earlier=None, progress=None):
+    config = stage.Config(**settings)
+    run = Run.start(folder, config.model_dump(mode="json"))
+    try:
+        stage.run(config, run, progress or Silent(), earlier or {})
+    finally:
+        run.close()
+    return run
+
+
+@pytest.fixture
+def sft_settings(tiny_model_dir):
+    return {
+        "model": str(tiny_model_dir),
+        "data": [{**SUMS, "n": 30}],
+        "batch_tokens": 800,
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "eval_steps": 2,
+        "generate_rows": 4,
+        "max_new_tokens": 8,
+        "validation_rows": 6,
+    }
+
+
+@pytest.fixture
+def evaluate_settings(tiny_model_dir):
+    return {
+        "model": str(tiny_model_dir),
+        "tasks": [{**SUMS, "n": 5, "group": "trained"}, {"task": "chains", "level": 1, "n": 3, "group": "outside"}],
+        "max_new_tokens": 6,
+    }
+
+
+# sft --------------------------------------------------------------------------------------------------------------
+
+
+def test_sft_leaves_a_model_its_plan_its_curves_and_its_samples(sft_settings, tmp_path):
+    run = run_stage(sft, tmp_path / "sft", sft_settings)
+    plan, done = run.plan(), json.loads(run.done_file.read_text())
+    assert plan["rows"] == plan["kept"] == 30
+    assert done["reason"] == "finished"
+    assert done["steps"] == plan["steps"] == 4
+    assert done["tokens"] == pytest.approx(plan["tokens"], rel=0.1)  # batches are even, not equal
+    held_out = [m for m in run.metrics() if "accuracy/validation" in m]
+    assert [m["step"] for m in held_out] == [0, 2, 4]
+    assert held_out[-1]["loss/validation"] < held_out[0]["loss/validation"]
+    assert {s["step"] for s in run.samples()} == {0, 2, 4}
+    trained, _, _ = load_model(str(run.path), Silent())
+    before, _, _ = load_model(sft_settings["model"], Silent())
+    assert not torch.equal(trained.lm_head.weight, before.lm_head.weight)
+
+
+def test_epochs_and_steps_are_promised_exactly(sft_settings, tmp_path):
+    settings = {**sft_settings, "max_steps": None, "num_train_epochs": 2, "generate_rows": 0, "validation_rows": 0}
+    run = run_stage(sft, tmp_path / "sft", settings)
+    assert run.plan()["epochs"] == 2
+    assert json.loads(run.done_file.read_text())["tokens"] == run.plan()["tokens"]  # every row exactly twice
+
+
+def test_a_file_of_conversations_is_trained_on(sft_settings, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    file.write_text((json.dumps(row) + "\n") * 6)
+    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "data": [{"file": str(file)}], "max_steps": 1})
+    assert run.plan()["supervised_tokens"] > 0
+
+
+def test_no_held_out_problem_was_trained_on(sft_settings):
+    config = sft.Config(**{**sft_settings, "data": [{**SUMS, "n": 200}], "generate_rows": 60})
+    trained = {c.source for spec in config.data for c in sft.conversations_of(spec, config, "train")}
+    assert not trained & {f"{p.task}/{p.id}" for _, p in sft._held_out_problems(config)}
+
+
+def test_a_test_split_is_never_trained_on(sft_settings):
+    config = sft.Config(**sft_settings)
+    with pytest.raises(DataError, match="never trained on"):
+        sft.conversations_of(config.data[0], config, "test")
+
+
+def test_answers_lost_to_the_cutoff_refuse_the_run_before_it_starts(sft_settings, tmp_path):
+    with pytest.raises(DataError) as caught:
+        run_stage(sft, tmp_path / "sft", {**sft_settings, "cutoff_len": 100})
+    assert "cutoff_len" in caught.value.fix
+    assert not (tmp_path / "sft" / "metrics.jsonl").exists()
+
+
+def test_a_training_that_cannot_fit_is_refused_with_the_mend(tiny_model):
+    sft.refuse_what_does_not_fit(0.1, tiny_model, Silent())
+    with pytest.raises(MachineError) as caught:
+        sft.refuse_what_does_not_fit(1e6, tiny_model, Silent())
+    assert "micro_batch_tokens" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data": [{"task": "sums", "file": "x.jsonl"}]},
+        {"data": [{}]},
+        {"data": [{"file": "x.jsonl", "level": 2}]},
+        {"data": [{"task": "sums", "n": 5, "format": "alpaca"}]},
+        {"batch_size": 4, "batch_tokens": 100},
+        {"data": []},
+        {"learning_rate": 0},
+    ],
+)
+def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wrong):
+    with pytest.raises(ValueError):
+        sft.Config(**{**sft_settings, **wrong})
+
+
+def test_a_step_is_of_one_size(sft_settings):
+    by_rows = sft.Config(**{**sft_settings, "batch_tokens": None, "batch_size": 5})
+    assert (by_rows.batch_size, by_rows.batch_tokens) == (5, None)
+
+
+def test_memory_grows_with_the_micro_batch_and_masters_outweigh_weights():
+    config = ModelConfig("llama", 49152, 576, 30, 9, 3, 64, 1536, 8192)
+    small, large = (
+        training_memory(config, torch.bfloat16, micro_batch_tokens=n, longest=256, head_chunk=512) for n in (1024, 4096)
+    )
+    assert large.peak > small.peak
+    assert small.masters == 2 * small.weights
+    assert small.optimizer == 4 * small.weights
+    assert small.peak == pytest.approx(sum(v for k, v in small.as_dict().items() if k != "peak"), abs=0.01)
+
+
+# evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_counts_every_item_once_and_sets_baselines_beside_it(evaluate_settings, tmp_path):
+    run = run_stage(evaluate, tmp_path / "before", evaluate_settings)
+    result, items = run.evaluation(), list(read_jsonl(run.items_file))
+    assert [t["n"] for t in result["tasks"]] == [5, 3]
+    assert [g["n"] for g in result["groups"]] == [5, 3]
+    for scored in [*result["tasks"], *result["groups"]]:
+        assert sum(scored["statuses"].values()) == scored["n"]
+        assert scored["interval"][0] <= scored["score"] <= scored["interval"][1]
+        assert scored["baselines"]
+        assert 0 < scored["detectable_difference"] <= 1
+    assert len({item["id"] for item in items}) == 8
+    assert all(item["tokens"] <= 6 for item in items)
+
+
+def test_the_model_that_answers_right_scores_all_and_the_paired_comparison_says_so(
+    evaluate_settings, tmp_path, monkeypatch
+):
+    from thinkling.data.types import Completion
+    from thinkling.engine.generate import Engine
+
+    before = run_stage(evaluate, tmp_path / "before", evaluate_settings)
+    config = evaluate.Config(**evaluate_settings)
+    solutions = [p.solution for _, _, drawn in evaluate.draw_problems(config, Silent()) for p in drawn]
+    monkeypatch.setattr(Engine, "generate", lambda *_: [Completion((1, 2), s, (0.0, 0.0), "stop") for s in solutions])
+    after = run_stage(
+        evaluate, tmp_path / "after", {**evaluate_settings, "versus": "@before"}, earlier={"before": before}
+    )
+    result = after.evaluation()
+    assert [t["score"] for t in result["tasks"]] == [1.0, 1.0]
+    assert all(t["equations"]["true"] == t["equations"]["n"] > 0 for t in result["tasks"])
+    assert [v["gained"] for v in result["versus"]["tasks"]] == [5, 3]
+    assert [v["lost"] for v in result["versus"]["tasks"]] == [0, 0]
+
+
+@pytest.mark.parametrize(("change", "named"), [({"max_new_tokens": 7}, "max_new_tokens"), ({"seed": 1}, "seed")])
+def test_evaluations_under_different_protocols_are_not_compared(evaluate_settings, tmp_path, change, named):
+    before = run_stage(evaluate, tmp_path / "before", evaluate_settings)
+    with pytest.raises(RunError, match=named):
+        run_stage(
+            evaluate,
+            tmp_path / "after",
+            {**evaluate_settings, **change, "versus": "@before"},
+            earlier={"before": before},
+        )
+
+
+def test_other_problems_are_not_compared(evaluate_settings, tmp_path):
+    before = run_stage(evaluate, tmp_path / "before", evaluate_settings)
+    more = {**evaluate_settings, "tasks": [{**SUMS, "n": 9, "group": "trained"}], "versus": str(before.path)}
+    with pytest.raises(RunError, match="not in the earlier evaluation"):
+        run_stage(evaluate, tmp_path / "after", more)
+
+
+def test_an_optional_task_without_its_data_is_left_out_aloud_and_any_other_is_an_error(
+    evaluate_settings, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("THINKLING_DATA", raising=False)
+    gsm8k = {"task": "gsm8k", "n": 3}
+    progress = Silent()
+    tasks = [*evaluate_settings["tasks"], {**gsm8k, "optional": True}]
+    run = run_stage(evaluate, tmp_path / "a", {**evaluate_settings, "tasks": tasks}, progress=progress)
+    assert len(run.evaluation()["tasks"]) == 2
+    assert any("gsm8k is left out" in note for note in progress.notes)
+    with pytest.raises(DataError, match=r"(?i)gsm8k"):
+        run_stage(evaluate, tmp_path / "b", {**evaluate_settings, "tasks": [gsm8k]})
+
+
+def test_the_same_task_twice_is_refused(evaluate_settings, tmp_path):
+    with pytest.raises(ConfigError, match="stands twice"):
+        run_stage(evaluate, tmp_path / "a", {**evaluate_settings, "tasks": [SUMS, SUMS]})
+
+
+def test_an_evaluation_with_the_same_seed_is_the_same_evaluation(evaluate_settings, tmp_path):
+    sampled = {**evaluate_settings, "temperature": 1.0, "top_p": 0.9}
+    first = run_stage(evaluate, tmp_path / "a", sampled)
+    second = run_stage(evaluate, tmp_path / "b", sampled)
+    assert first.items_file.read_text() == second.items_file.read_text()
+
+
+def test_a_model_that_is_not_there_names_the_mend(evaluate_settings, tmp_path):
+    shutil.rmtree(evaluate_settings["model"])
+    with pytest.raises(Exception) as caught:
+        run_stage(evaluate, tmp_path / "a", evaluate_settings)
+    assert getattr(caught.value, "fix", "")
