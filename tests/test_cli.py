@@ -77,6 +77,8 @@ def test_a_mistyped_command_or_option_gets_the_closest_name(capsys: pytest.Captu
             ["run", "smoke", "--dry-run", "learning_rate=fast"],
             ["learning_rate = 'fast'", "smoke.yaml", "another value"],
         ),
+        (["run", "smoke", "--dry-run", "num_epochs=2"], ["num_epochs", "command line", "num_train_epochs"]),
+        (["run", "smoke", "--dry-run", "sft.bf16=true"], ["bf16", "smoke.yaml", "leave it out"]),
         (["run", "smoke", "run_dir=a", "--run-dir", "b"], ["given twice", "command line", "once"]),
         (["eval", "smollm2-135m", "--task", "smus"], ["smus", "tasks", "'sums'"]),
         (["eval", "smollm2-135m", "--task", ":2"], ["not a task", "--task", "NAME"]),
@@ -133,14 +135,78 @@ def test_errors_are_told_in_chinese_where_it_is_spoken(
 # commands ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_shows_every_setting_and_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_dry_run_shows_every_setting_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))
     assert main(["run", "sft", "learning_rate=3e-5", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "learning_rate" in shown
     assert "3.0e-05" in shown
     assert "max_grad_norm" in shown  # a default
     assert "runs/sft" in shown
+    assert "thinkling models pull smollm2-135m" in shown  # what is not here is not fetched
     assert list(tmp_path.iterdir()) == []
+
+
+SMALL = ["sft.batch_tokens=400", "sft.max_new_tokens=4", "before.max_new_tokens=4", "after.max_new_tokens=4"]
+
+
+def test_a_dry_run_shows_the_plan_of_every_stage_also_of_those_whose_model_is_yet_to_be_made(
+    capsys: pytest.CaptureFixture[str], model_dir: str
+):
+    recipe = """
+stages:
+  - sft: {name: first, model: MODEL, data: [{task: sums, level: 1, n: 9}], max_steps: 3}
+  - sft: {name: second, model: "@first", data: [{task: sums, level: 1, n: 9}], max_steps: 2, price_per_hour: 2}
+  - evaluate: {name: after, model: "@second", max_new_tokens: 5, tasks: [{task: sums, n: 4}]}
+"""
+    Path("two.yaml").write_text(recipe.replace("MODEL", model_dir))
+    assert main(["run", "two.yaml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"9 of 9 \(0 dropped, 0 cut\)", shown)) == 2
+    assert len(re.findall(r"memory +about [\d.]+ GiB \(.*weights", shown)) == 2
+    assert len(re.findall(r"money +about 0\.", shown)) == 1
+    assert "at most 20 (4 times 5)" in shown
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_refuses_what_a_card_cannot_hold(capsys: pytest.CaptureFixture[str], model_dir: str):
+    dry = ["run", "sft", f"model={model_dir}", "sft.data=[{task: sums, n: 9}]", "max_steps=1", "--dry-run"]
+    assert main([*dry, "memory_limit_gib=8"]) == 0
+    assert "memory_limit_gib is 0.2 GiB" in _says(capsys, *dry, "memory_limit_gib=0.2", code=2)
+
+
+def test_a_recipe_as_a_script_makes_the_very_same_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model_dir: str
+):
+    arguments = ["run", "smoke", f"model={model_dir}", *SMALL]
+    assert main([*arguments, "run_dir=scripted", "--script"]) == 0
+    script = capsys.readouterr().out
+    assert not Path("scripted").exists()
+    assert "learning_rate" not in script  # a default
+    assert 'model="@sft"' in script
+    assert all(len(line) <= 120 for line in script.splitlines())
+    exec(compile(script, "script.py", "exec"), {"__name__": "__main__"})
+    assert main([*arguments, "run_dir=commanded"]) == 0
+    for stage in ("before", "sft", "after"):
+        assert Path(f"scripted/{stage}/recipe.yaml").read_text() == Path(f"commanded/{stage}/recipe.yaml").read_text()
+        assert json.loads(Path(f"scripted/{stage}/done.json").read_text())["reason"] == "finished"
+    assert Path("scripted/after/items.jsonl").read_text() == Path("commanded/after/items.jsonl").read_text()
+    assert "--script" in _says(capsys, *arguments, "--script", "--dry-run", code=2)
+
+
+def test_a_script_of_stages_of_ones_own_finds_their_files(capsys: pytest.CaptureFixture[str]):
+    Path("my-stage.py").write_text(
+        "from thinkling.core.config import Config as Settings\n"
+        "class Config(Settings):\n    name: str = 'own'\n    words: tuple[str, ...] = ()\n"
+        "def run(config, run, progress, earlier):\n    (run.path / 'words').write_text(' '.join(config.words))\n"
+    )
+    Path("own.yaml").write_text("stages: [{./my-stage.py: {words: [a, '\"b\"', 词]}}]")
+    assert main(["run", "own.yaml", "--script"]) == 0
+    script = capsys.readouterr().out
+    exec(compile(script, "script.py", "exec"), {"__name__": "__main__"})
+    assert Path("runs/own/own/words").read_text() == 'a "b" 词'
 
 
 def test_quickstart_is_the_recipe_of_that_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

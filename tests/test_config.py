@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
+from thinkling.core import known_names
 from thinkling.core.config import Config, known_keys, parse_override, read_yaml, read_yaml_file, resolve
 from thinkling.core.errors import ConfigError
+from thinkling.core.known_names import ours
 
 
 class Inner(Config):
@@ -91,6 +93,53 @@ def test_an_unknown_key_is_refused_with_the_closest_name():
         resolve(Outer, {"needed": 1, "lerning_rate": 1e-3}, "recipe.yaml")
     assert caught.value.fix == "did you mean 'learning_rate'?"
     assert caught.value.where == "recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("lr", "its name here is learning_rate"),
+        ("model_name_or_path", "its name here is model"),
+        ("evaluation_strategy", "its name here is eval_steps (every N steps"),
+        ("eval_strategy", "its name here is eval_steps"),
+        ("per_device_train_batch_size", "its name here is batch_size (rows of one update"),
+        ("max_seq_length", "its name here is cutoff_len"),
+        ("max-length", "its name here is cutoff_len"),
+        ("num_epochs", "its name here is num_train_epochs"),
+        ("output_dir", "its name here is run_dir"),
+        ("dataset", "its name here is data"),
+        ("warmup_steps", "its name here is warmup_ratio"),
+        ("gradient_accumulation_steps", "leave it out: a step is split exactly"),
+        ("bf16", "leave it out: the number type is chosen"),
+        ("do_train", "leave it out: a stage trains because"),
+        ("lora_rank", "adapters are not carried out yet"),
+    ],
+)
+def test_a_name_from_another_tool_is_told_ours(name: str, fix: str):
+    from thinkling.stages.sft import Config as Sft
+
+    with pytest.raises(ConfigError, match="unknown setting") as caught:
+        resolve(Sft, {"model": "m", "data": [{"task": "sums"}], name: 1}, "recipe.yaml")
+    assert fix in caught.value.fix
+
+
+def test_a_name_of_ours_that_has_no_effect_here_is_not_offered():
+    assert ours("eval_strategy", ["learning_rate"]) == ""
+    assert ours("learning_rates", ["learning_rate"]) == ""
+
+
+def test_every_name_that_is_offered_is_a_setting_and_no_name_is_told_two_things():
+    from thinkling.stages import evaluate, sft
+
+    kinds = (sft.Config, sft.DataSpec, evaluate.Config, evaluate.TaskSpec)
+    settings = {key for kind in kinds for key in known_keys(kind)} | {"run_dir"}
+    assert set(known_names.OURS) <= settings
+    assert set(known_names.NOTES) <= set(known_names.OURS)
+    others = [
+        name for table in (known_names.OURS, known_names.NOT_NEEDED) for names in table.values() for name in names
+    ]
+    assert len(others) == len(set(others))
+    assert [name for name in others if name in known_keys(sft.Config)] == []
 
 
 def test_an_unknown_key_in_a_nested_setting_is_measured_against_its_neighbours():

@@ -11,6 +11,7 @@ import torch
 from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_jsonl
+from thinkling.core.stats import detectable_difference
 from thinkling.engine.plan import training_memory
 from thinkling.model.config import ModelConfig
 from thinkling.stages import evaluate, sft
@@ -106,11 +107,49 @@ def test_answers_lost_to_the_cutoff_refuse_the_run_before_it_starts(sft_settings
     assert not (tmp_path / "sft" / "metrics.jsonl").exists()
 
 
-def test_a_training_that_cannot_fit_is_refused_with_the_mend(tiny_model):
-    sft.refuse_what_does_not_fit(0.1, tiny_model, Silent())
-    with pytest.raises(MachineError) as caught:
-        sft.refuse_what_does_not_fit(1e6, tiny_model, Silent())
+@pytest.mark.parametrize("limit", [None, 8.0])
+def test_a_training_that_cannot_fit_is_refused_with_the_mend(sft_settings, limit):
+    at_hand = sft.memory_at_hand(sft.Config(**sft_settings, memory_limit_gib=limit))
+    assert limit in (None, at_hand.total_gib)
+    sft.refuse_what_does_not_fit({"memory_gib": {"weights": 0.1, "peak": 0.1}}, at_hand, Silent())
+    with pytest.raises(MachineError, match=r"weights 900000.00, logits 100000.00") as caught:
+        sft.refuse_what_does_not_fit({"memory_gib": {"logits": 1e5, "weights": 9e5, "peak": 1e6}}, at_hand, Silent())
     assert "micro_batch_tokens" in caught.value.fix
+
+
+def test_a_plan_that_needs_more_than_the_memory_of_a_card_is_refused_before_the_weights_are_loaded(
+    sft_settings, tmp_path
+):
+    small = {**sft_settings, "memory_limit_gib": 0.1}
+    with pytest.raises(MachineError, match=r"memory_limit_gib is 0\.1 GiB"):
+        sft.promise(sft.Config(**small), Silent())
+    next(tmp_path.glob("tiny/*.safetensors")).unlink()
+    with pytest.raises(MachineError):
+        run_stage(sft, tmp_path / "sft", small)
+
+
+def test_a_promise_is_the_plan_of_the_run_and_needs_no_weights(sft_settings, tmp_path):
+    run = run_stage(sft, tmp_path / "sft", sft_settings)
+    next(tmp_path.glob("tiny/*.safetensors")).unlink()
+    promised, planned = sft.promise(sft.Config(**sft_settings), Silent()), sft.plan_in_words(run.plan())
+    for key in ("rows", "tokens", "steps", "trainable", "memory"):
+        assert promised[key] == planned[key]
+    assert "logits" in promised["memory"]
+    assert "minutes" in promised["time"]
+    assert "money" not in promised
+
+
+def test_a_price_makes_the_plan_tell_the_money(sft_settings):
+    ready = sft.make_ready(sft.Config(**sft_settings, price_per_hour=120), sft_settings["model"], Silent())
+    assert ready.plan["money"] == pytest.approx(2 * ready.plan["minutes"])  # 120 an hour is 2 a minute
+    assert sft.plan_in_words(ready.plan)["money"].startswith("about ")
+
+
+def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))
+    promised = sft.promise(sft.Config(**{**sft_settings, "model": "smollm2-135m"}), Silent())
+    assert "thinkling models pull smollm2-135m" in promised["plan"]
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +160,8 @@ def test_a_training_that_cannot_fit_is_refused_with_the_mend(tiny_model):
         {"data": [{"file": "x.jsonl", "level": 2}]},
         {"data": [{"task": "sums", "n": 5, "format": "alpaca"}]},
         {"batch_size": 4, "batch_tokens": 100},
+        {"batch_tokens": None},
+        {"memory_limit_gib": 0},
         {"data": []},
         {"learning_rate": 0},
     ],
@@ -133,6 +174,8 @@ def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wr
 def test_a_step_is_of_one_size(sft_settings):
     by_rows = sft.Config(**{**sft_settings, "batch_tokens": None, "batch_size": 5})
     assert (by_rows.batch_size, by_rows.batch_tokens) == (5, None)
+    short = sft.Config(**{k: v for k, v in sft_settings.items() if k != "batch_tokens"}, batch_size=5)
+    assert short == by_rows == sft.Config(**short.model_dump())  # what a run folder holds can be read again
 
 
 def test_memory_grows_with_the_micro_batch_and_masters_outweigh_weights():
@@ -181,6 +224,17 @@ def test_the_model_that_answers_right_scores_all_and_the_paired_comparison_says_
     assert all(t["equations"]["true"] == t["equations"]["n"] > 0 for t in result["tasks"])
     assert [v["gained"] for v in result["versus"]["tasks"]] == [5, 3]
     assert [v["lost"] for v in result["versus"]["tasks"]] == [0, 0]
+
+
+def test_a_promise_of_an_evaluation_counts_problems_and_tokens_and_needs_no_model(evaluate_settings):
+    promised = evaluate.promise(evaluate.Config(**{**evaluate_settings, "model": "no/such-model"}), Silent())
+    assert promised["problems"] == "8"
+    assert promised["new tokens"] == "at most 48 (8 times 6)"
+    # 5 problems see only differences near the whole scale.
+    assert (
+        promised["sums, level 1"]
+        == f"5 problems: a difference of {100 * detectable_difference(5):.0f} points or more shows"
+    )
 
 
 @pytest.mark.parametrize(("change", "named"), [({"max_new_tokens": 7}, "max_new_tokens"), ({"seed": 1}, "seed")])

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the settings, do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show settings and plan, do nothing.")]
+Script = Annotated[bool, typer.Option("--script", help="Print a Python script that does the same, do nothing.")]
 QUICKSTART = "quickstart"
 
 
@@ -35,13 +36,21 @@ def run(
     settings: Settings = None,
     run_dir: RunDir = None,
     dry_run: DryRun = False,
+    script: Script = False,
 ) -> None:
     """Carry out a recipe."""
     from thinkling import recipes
 
+    if script and dry_run:
+        both = tr("--script and --dry-run are two things")
+        raise ConfigError(both, where=tr("command line"), fix=tr("give one of them"))
     overrides, folder = split_run_dir(settings or [], run_dir)
     loaded = recipes.load(recipe, overrides)
-    carry_out(loaded, folder or Path("runs") / loaded.name, dry_run)
+    folder = folder or Path("runs") / loaded.name
+    if script:
+        print(recipes.script(loaded, folder), end="")
+    else:
+        carry_out(loaded, folder, dry_run)
 
 
 def quickstart(settings: Settings = None, run_dir: RunDir = None, dry_run: DryRun = False) -> None:
@@ -137,6 +146,8 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
         if dry_run:
             for stage in recipe.stages:
                 progress.table(f"{stage.name} ({stage.kind})", recipes.plain(stage.settings))
+                if plan := recipes.promise(stage, recipe, progress):
+                    progress.table(tr("{name}: the plan", name=stage.name), plan)
             progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
             return
         recipes.run(recipe, folder, progress)

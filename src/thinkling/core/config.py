@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thinkling.core.errors import ConfigError
+from thinkling.core.known_names import ours
 from thinkling.core.shelf import closest
 
 
@@ -102,11 +103,11 @@ def _explain(kind: type[Config], error: ValidationError, where: str) -> ConfigEr
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = known_keys(kind, first["loc"][:-1])
+        known, key = known_keys(kind, first["loc"][:-1]), str(first["loc"][-1])
         return ConfigError(
             f"unknown setting '{path}'",
             where=where,
-            fix=closest(str(first["loc"][-1]), known) or f"known here: {', '.join(known)}",
+            fix=ours(key, known) or closest(key, known) or f"known here: {', '.join(known)}",
         )
     if first["type"] == "missing":
         return ConfigError(f"the setting '{path}' is missing", where=where, fix=f"add {path}=…")

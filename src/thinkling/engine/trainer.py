@@ -31,6 +31,7 @@ from thinkling.engine import checkpoint
 from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
 from thinkling.losses import Loss
 from thinkling.model.attend import PackedAttend
+from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
 from thinkling.model.head import HeadOutput, gradient_in_forward, predictions
 from thinkling.tokenizer.tokenizer import Tokenizer
@@ -110,10 +111,9 @@ class Speed:
     """Of this machine at the model's dtype, measured."""
 
 
-def step_flops(model: Decoder, batch: Batch) -> float:
+def step_flops(config: ModelConfig, batch: Batch) -> float:
     """FLOPs of one training step as the mathematics asks for them: 6 per matrix parameter and token, the head where
     a prediction counts, and causal attention (12 H E a pair of tokens, half of the pairs)."""
-    config = model.config
     supervised = int((batch.loss_weights > 0).sum())
     pairs = sum(n * n for n in batch.lengths) / 2
     attention = 12 * config.n_layers * config.n_heads * config.head_width * pairs
@@ -309,7 +309,7 @@ class _Loop:
             "tokens/step": batch.n_tokens,
             "tokens/supervised": int((batch.loss_weights > 0).sum()),
             "tokens/per_s": batch.n_tokens / took,
-            "mfu": step_flops(self.model, batch) / took / self.speed.peak_flops,
+            "mfu": step_flops(self.model.config, batch) / took / self.speed.peak_flops,
             "memory/gib": memory,
             "time/step_s": took,
         }

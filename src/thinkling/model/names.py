@@ -75,6 +75,20 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     )
 
 
+def at_hand(name: str) -> bool:
+    """Whether `resolve` would give a folder without fetching or unpacking anything."""
+    if name in ALIASES:
+        return is_pulled(ALIASES[name])
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.suffix != ".gguf" or _unpacked(path).exists()
+    if path.is_dir() or not HUB_ID.fullmatch(name):
+        return not name.startswith(MODELSCOPE)  # of another name `resolve` says what is wrong with it
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+
+
 def _from_folder(folder: Path, progress: Progress) -> Path:
     if (folder / "config.json").is_file():
         return folder
@@ -128,9 +142,7 @@ def _refuse(file: Path) -> NoReturn:
 
 def _from_gguf(file: Path, progress: Progress) -> Path:
     """Unpacked once; a file that changed since is unpacked again."""
-    facts = file.resolve().stat()
-    key = hashlib.sha256(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
-    folder = cache_root() / "gguf" / f"{file.stem}-{key}"
+    folder = _unpacked(file)
     if not folder.exists():
         # Imported here, for it brings torch, and `known` must not.
         from thinkling.model.gguf import convert
@@ -138,6 +150,13 @@ def _from_gguf(file: Path, progress: Progress) -> Path:
         progress.note(f"unpacking {file.name} into {folder}")
         convert(file, folder, notes={"gguf": str(file.resolve())})
     return folder
+
+
+def _unpacked(file: Path) -> Path:
+    """Where a GGUF file of this name, size and time is unpacked to."""
+    facts = file.resolve().stat()
+    key = hashlib.sha256(f"{file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()[:12]
+    return cache_root() / "gguf" / f"{file.stem}-{key}"
 
 
 def _from_hub(name: str, progress: Progress) -> Path:

@@ -13,15 +13,18 @@
           model: "@sft"
 
 A stage is a module of the shelf `stages` (or a file of your own, `./my_stage.py`) with a `Config` that has a `name`,
-and `run(config, run, progress, earlier)`. `${model}` is a variable; a setting that is "@sft" and nothing else means the
-result of the earlier stage named sft. Overrides `sft.learning_rate=1e-4` address a stage by its name; a key alone
-addresses the variable of that name, or the only stage that knows it.
+and `run(config, run, progress, earlier)`; with `promise(config, progress)` a dry run shows its plan. `${model}` is a
+variable; a setting that is "@sft" and nothing else means the result of the earlier stage named sft. Overrides
+`sft.learning_rate=1e-4` address a stage by its name; a key alone addresses the variable of that name, or the only stage
+that knows it. `script` writes the same as a Python program.
 """
 
 from __future__ import annotations
 
 from thinkling.recipes.editors import schema
 from thinkling.recipes.loading import Recipe, StageSpec, build, find, load, names, plain
+from thinkling.recipes.promises import promise
 from thinkling.recipes.running import run
+from thinkling.recipes.script import script
 
-__all__ = ["Recipe", "StageSpec", "build", "find", "load", "names", "plain", "run", "schema"]
+__all__ = ["Recipe", "StageSpec", "build", "find", "load", "names", "plain", "promise", "run", "schema", "script"]

@@ -17,6 +17,7 @@ import yaml
 from thinkling.core import shelf
 from thinkling.core.config import Config, known_keys, parse_override, read_yaml_file, resolve
 from thinkling.core.errors import ConfigError
+from thinkling.core.known_names import ours
 from thinkling.core.language import tr
 
 KEYS = ("name", "about", "variables", "stages")
@@ -244,7 +245,8 @@ def _only_stage_with(key: str, drafts: Sequence[_Draft], variables: Mapping[str,
         )
     stages = [draft.name for draft in drafts]
     known = [*variables, *stages, *(k for draft in drafts for k in known_keys(draft.module.Config))]
-    fix = shelf.closest(key, sorted(set(known))) or tr("`--dry-run` shows every setting of the recipe")
+    near = ours(key, known) or shelf.closest(key, sorted(set(known)))
+    fix = near or tr("`--dry-run` shows every setting of the recipe")
     raise ConfigError(tr("no stage of this recipe has the setting '{key}'", key=key), where=where, fix=fix)
 
 

@@ -83,7 +83,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
 
     began = time.monotonic()
     drawn = draw_problems(config, progress)
-    _announce(drawn, progress)
+    progress.table("what this evaluation can show", power_in_words(drawn))
     engine, identity = load_engine(referred(config.model, earlier), progress, slots=config.slots)
     sampling = Sampling(
         temperature=config.temperature,
@@ -140,12 +140,25 @@ def draw_problems(config: Config, progress: Progress) -> list[tuple[TaskSpec, An
     return drawn
 
 
-def _announce(drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]], progress: Progress) -> None:
-    """What so many problems can show, before they are answered."""
-    progress.table(
-        "what this evaluation can show (smallest difference seen in 8 of 10 repetitions, at 5 %)",
-        {s.label: f"{len(p)} problems: {100 * detectable_difference(len(p)):.0f} points" for s, _, p in drawn},
-    )
+def promise(config: Config, progress: Progress) -> dict[str, str]:
+    """What a run would ask and could show, in words; no model is loaded.
+
+    Raises:
+        DataError, ConfigError: As for `run`.
+    """
+    drawn = draw_problems(config, progress)
+    n = sum(len(problems) for _, _, problems in drawn)
+    most = f"at most {n * config.max_new_tokens:,} ({n:,} times {config.max_new_tokens:,})"
+    return {"problems": f"{n:,}", "new tokens": most, **power_in_words(drawn)}
+
+
+def power_in_words(drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]]) -> dict[str, str]:
+    """What so many problems can show, before they are answered: a difference that 8 of 10 repetitions see at 5 %."""
+    counts = {spec.label: len(problems) for spec, _, problems in drawn}
+    return {
+        label: f"{n} problems: a difference of {100 * detectable_difference(n):.0f} points or more shows"
+        for label, n in counts.items()
+    }
 
 
 def protocol(config: Config) -> dict[str, Any]:

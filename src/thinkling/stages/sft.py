@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 
 from thinkling.core.config import Config as Settings
-from thinkling.core.device import measure_peak, memory
+from thinkling.core.device import compute_dtype, default_device, measure_peak, memory
 from thinkling.core.errors import ConfigError, MachineError
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
@@ -33,7 +34,10 @@ from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.rollout import attempt, messages_for, task_named
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, step_flops, train
 from thinkling.losses import CROSS_ENTROPY
+from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
+from thinkling.model.folder import read_config
+from thinkling.model.names import at_hand, resolve
 from thinkling.stages._models import load_model
 from thinkling.tokenizer.tokenizer import Tokenizer
 
@@ -97,13 +101,24 @@ class Config(TrainerConfig):
     """Tokens of one update."""
     batch_size: int | None = Field(None, ge=1)
     """Rows of one update, instead of batch_tokens."""
+    memory_limit_gib: float | None = Field(None, gt=0)
+    """The training is refused where its plan needs more, such as 8 for a card of 8 GB; None: what the device has."""
+    price_per_hour: float | None = Field(None, ge=0)
+    """Of the machine, in any currency; with it, the plan tells the money."""
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _one_size(self) -> Config:
-        given = self.model_fields_set & {"batch_tokens", "batch_size"}
-        if len(given) == 2 and self.batch_tokens is not None and self.batch_size is not None:
+    @model_validator(mode="before")
+    @classmethod
+    def _one_size(cls, values: Any) -> Any:
+        by_rows = isinstance(values, dict) and values.get("batch_size") is not None
+        if by_rows and values.get("batch_tokens") is not None:
             raise ValueError("batch_tokens and batch_size both say how large an update is; give one")
+        return {**values, "batch_tokens": None} if by_rows else values
+
+    @model_validator(mode="after")
+    def _some_size(self) -> Config:
+        if self.batch_tokens is None and self.batch_size is None:
+            raise ValueError("an update has no size; give batch_tokens or batch_size")
         return self
 
 
@@ -116,28 +131,28 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         NumericsError, Interrupted, RunError: As `engine.trainer.train`.
     """
     began = time.monotonic()
-    model, tokenizer, identity = load_model(referred(config.model, earlier), progress)
-    prepared = prepare_data(config, tokenizer)
-    for line in prepared.report.lines():
-        progress.note(line)
-    loader = _loader(config, prepared.rows)
-    steps = config.max_steps or max(1, round(loader.n_batches(1) * config.num_train_epochs))
-    peak = measure_peak(model.dtype, 0.5, model.device.type)
-    plan = make_plan(config, prepared, model, loader, steps, peak)
-    run.write_plan({**plan, "model": identity})
-    refuse_what_does_not_fit(plan["memory_gib"]["peak"], model, progress)
-    progress.table("plan", plan_in_words(plan))
+    name = referred(config.model, earlier)
+    ready = make_ready(config, name, progress)
+    run.write_plan(ready.plan)
+    refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
+    progress.table("plan", plan_in_words(ready.plan))
+    model, tokenizer, identity = load_model(name, progress)
+    run.write_plan({**ready.plan, "model": identity})
     trained = train(
         model,
         tokenizer,
-        loader,
+        ready.loader,
         CROSS_ENTROPY,
         config,
-        steps=steps,
+        steps=ready.steps,
         run=run,
         progress=progress,
-        speed=Speed(peak),
-        fingerprint={"data": data_hash(prepared.rows), "base model": identity["hash"], "number of steps": steps},
+        speed=Speed(ready.peak_flops),
+        fingerprint={
+            "data": data_hash(ready.prepared.rows),
+            "base model": identity["hash"],
+            "number of steps": ready.steps,
+        },
         validate=validator(config, model, tokenizer, run),
     )
     run.finish(
@@ -150,6 +165,50 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         peak_memory_gib=trained.peak_memory_gib,
         last=trained.last,
     )
+
+
+def promise(config: Config, progress: Progress) -> dict[str, str]:
+    """What a run would do and need, in words; no weight is loaded, nothing fetched. `model` names a model, not a stage.
+
+    Raises:
+        ThinklingError: What the run would refuse before its first step.
+    """
+    if not at_hand(config.model):
+        return {"plan": f"known once the model is here: thinkling models pull {config.model}"}
+    plan = make_ready(config, config.model, progress).plan
+    refuse_what_does_not_fit(plan, memory_at_hand(config), progress)
+    return plan_in_words(plan)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is known before the weights are loaded."""
+
+    prepared: Prepared
+    loader: Loader
+    steps: int
+    peak_flops: float
+    plan: dict[str, Any]
+    """plan.json, without the hash of the weights."""
+
+
+def make_ready(config: Config, model: str, progress: Progress) -> Ready:
+    """Prepare the data for the named model, and plan.
+
+    Raises:
+        DataError: The data would teach nothing, or loses too many answers.
+        ModelError: There is no such model.
+    """
+    folder = resolve(model, progress)
+    prepared = prepare_data(config, Tokenizer.load(folder))
+    for line in prepared.report.lines():
+        progress.note(line)
+    loader = _loader(config, prepared.rows)
+    steps = config.max_steps or max(1, round(loader.n_batches(1) * config.num_train_epochs))
+    device = default_device().type
+    peak = measure_peak(compute_dtype(device), 0.5, device)
+    plan = make_plan(config, prepared, read_config(folder), loader, steps, peak)
+    return Ready(prepared, loader, steps, peak, plan)
 
 
 # data -----------------------------------------------------------------------------------------------------------------
@@ -211,22 +270,23 @@ def data_hash(rows: Sequence[TokenRow]) -> str:
 
 
 def make_plan(
-    config: Config, prepared: Prepared, model: Decoder, loader: Loader, steps: int, peak_flops: float
+    config: Config, prepared: Prepared, model: ModelConfig, loader: Loader, steps: int, peak_flops: float
 ) -> dict[str, Any]:
-    """plan.json: rows, tokens, steps, memory by kind, minutes."""
-    report = prepared.report
+    """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
+    report, device = prepared.report, default_device().type
     sample = pack([row.tokens for row in prepared.rows], [row.weights for row in prepared.rows])
     share = steps / loader.n_batches(1)
     largest = max(sum(len(prepared.rows[r].tokens) for r in chosen) for chosen in loader.plan(0))
     longest = max(len(row.tokens) for row in prepared.rows)
-    fits = training_memory(
-        model.config,
-        model.dtype,
+    needed = training_memory(
+        model,
+        compute_dtype(device),
         micro_batch_tokens=min(config.micro_batch_tokens, largest),
         longest=longest,
         head_chunk=config.head_chunk,
     )
-    return {
+    minutes = training_minutes(step_flops(model, sample) * share, peak_flops, device)
+    plan = {
         "rows": report.rows,
         "kept": report.kept,
         "dropped": report.dropped,
@@ -236,46 +296,73 @@ def make_plan(
         "longest_row": longest,
         "steps": steps,
         "epochs": share,
-        "parameters": model.config.n_parameters,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "memory_gib": fits.as_dict(),
+        "parameters": model.n_parameters,
+        "trainable_parameters": model.n_parameters,  # full fine-tuning
+        "memory_gib": needed.as_dict(),
         "peak_tflops": peak_flops / 1e12,
-        "minutes": training_minutes(step_flops(model, sample) * share, peak_flops, model.device.type),
+        "minutes": minutes,
     }
+    return plan if config.price_per_hour is None else {**plan, "money": config.price_per_hour * minutes / 60}
 
 
-def refuse_what_does_not_fit(needed_gib: float, model: Decoder, progress: Progress) -> None:
-    """Before the first step, not after the first hour.
+@dataclass(frozen=True)
+class AtHand:
+    """The memory that a plan is held against."""
+
+    total_gib: float
+    free_gib: float
+    whose: str
+    """"the machine has", for the message."""
+
+
+def memory_at_hand(config: Config) -> AtHand:
+    """What memory_limit_gib says, or else the memory of the device."""
+    if config.memory_limit_gib is not None:
+        return AtHand(config.memory_limit_gib, config.memory_limit_gib, "memory_limit_gib is")
+    device = default_device()
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        return AtHand(total, total, "the card has")
+    machine = memory()
+    return AtHand(machine.total_gib, machine.available_gib, "the machine has")
+
+
+def refuse_what_does_not_fit(plan: Mapping[str, Any], at_hand: AtHand, progress: Progress) -> None:
+    """Before the weights are loaded, not after the first hour.
 
     Raises:
-        MachineError: More memory is needed than the device has in all.
+        MachineError: More memory is needed than there is in all.
     """
-    if model.device.type == "cuda":
-        total = torch.cuda.get_device_properties(model.device).total_memory / 2**30
-        free = total
-    else:
-        machine = memory()
-        total, free = machine.total_gib, machine.available_gib
-    if needed_gib > total:
+    needed = plan["memory_gib"]["peak"]
+    if needed > at_hand.total_gib:
         raise MachineError(
-            f"this training needs about {needed_gib:.1f} GiB and the machine has {total:.1f} GiB",
-            where="plan.json, memory_gib",
+            f"this training needs {_memory_in_words(plan)}, and {at_hand.whose} {at_hand.total_gib:.1f} GiB",
+            where="the plan, memory_gib",
             fix="lower micro_batch_tokens or cutoff_len, or take a smaller model",
         )
-    if needed_gib > free:
-        progress.note(f"about {needed_gib:.1f} GiB are needed and {free:.1f} GiB are free now: close other programs")
+    if needed > at_hand.free_gib:
+        free = at_hand.free_gib
+        progress.note(f"about {needed:.1f} GiB are needed and {free:.1f} GiB are free now: close other programs")
+
+
+def _memory_in_words(plan: Mapping[str, Any]) -> str:
+    """The peak, and what makes it up, the largest first."""
+    parts = sorted(((gib, kind) for kind, gib in plan["memory_gib"].items() if kind != "peak"), reverse=True)
+    shown = ", ".join(f"{kind} {gib:.2f}" for gib, kind in parts)
+    return f"about {plan['memory_gib']['peak']:.1f} GiB ({shown})"
 
 
 def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     """The promise as a person reads it."""
-    return {
+    words = {
         "rows": f"{plan['kept']:,} of {plan['rows']:,} ({plan['dropped']:,} dropped, {plan['cut']:,} cut)",
         "tokens": f"{plan['tokens']:,}, {plan['supervised_tokens']:,} of them learnt",
         "steps": f"{plan['steps']:,} ({plan['epochs']:.2f} epochs)",
         "trainable": f"{plan['trainable_parameters']:,} parameters (all)",
-        "memory": f"about {plan['memory_gib']['peak']:.1f} GiB at the peak",
+        "memory": _memory_in_words(plan),
         "time": f"about {plan['minutes']:.1f} minutes, at {plan['peak_tflops']:.2f} TFLOP/s measured",
     }
+    return {**words, "money": f"about {plan['money']:.2f}"} if "money" in plan else words
 
 
 # looking at held-out problems -----------------------------------------------------------------------------------------
