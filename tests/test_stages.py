@@ -237,6 +237,21 @@ def test_a_promise_of_an_evaluation_counts_problems_and_tokens_and_needs_no_mode
     )
 
 
+@pytest.mark.parametrize(
+    ("completion", "answer", "right"),
+    [
+        ("so 7 it is", "7", True),
+        ("so 8 it is", "7", False),
+        ("It says\nYes.", "yes", True),
+        ("No", "yes", False),
+        ("x", "=" * 9, False),  # neither a number nor words: for a reward of one's own
+        ("x", "word " * 9999, False),
+    ],
+)
+def test_the_generous_reading_takes_answers_of_every_kind(completion, answer, right):
+    assert evaluate.generously_right(completion, answer) is right
+
+
 @pytest.mark.parametrize(("change", "named"), [({"max_new_tokens": 7}, "max_new_tokens"), ({"seed": 1}, "seed")])
 def test_evaluations_under_different_protocols_are_not_compared(evaluate_settings, tmp_path, change, named):
     before = run_stage(evaluate, tmp_path / "before", evaluate_settings)

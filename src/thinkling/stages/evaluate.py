@@ -21,8 +21,9 @@ from thinkling.core.run import Run, read_jsonl, referred
 from thinkling.core.stats import detectable_difference, paired, wilson, words
 from thinkling.data.generated import baselines
 from thinkling.data.types import Problem, Rollout
-from thinkling.verify import flexible
+from thinkling.verify import flexible, read_number
 from thinkling.verify.equations import equations
+from thinkling.verify.words import normal_words
 
 STATUSES = ("right", "wrong", "unparsable", "no_answer", "truncated", "timeout")
 
@@ -189,7 +190,7 @@ def item_record(spec: TaskSpec, rollout: Rollout) -> dict[str, Any]:
         "extracted": verdict.extracted,
         "reason": verdict.reason,
         "flags": list(verdict.flags),
-        "flexible_right": flexible(completion.text, problem.answer).score == 1.0,
+        "flexible_right": generously_right(completion.text, problem.answer),
         "tokens": len(completion.tokens),
         "equations": [
             {
@@ -203,6 +204,13 @@ def item_record(spec: TaskSpec, rollout: Rollout) -> dict[str, Any]:
             for e in equations(completion.text)
         ],
     }
+
+
+def generously_right(completion: str, answer: str) -> bool:
+    """By the last number, or the last line where the answer is words; never where it is neither."""
+    if read_number(answer).number is not None:
+        return flexible(completion, answer).score == 1.0
+    return bool(normal_words(answer)) and flexible(completion, answer, kind="text").score == 1.0
 
 
 def summarize(
