@@ -52,7 +52,7 @@ def test_other_faults_of_the_disk_are_not_called_a_full_disk(tmp_path: Path, mon
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(files.os, "fsync", broken)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(RunError, match=r"cannot write a\.txt: Input/output error"):
         write_atomically(tmp_path / "a.txt", "new")
     assert _left_behind(tmp_path) == []
 

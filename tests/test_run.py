@@ -22,7 +22,9 @@ def test_a_run_knows_its_settings_after_it_is_closed(tmp_path: Path):
 
 
 def test_the_same_settings_continue_a_run_and_others_are_refused_by_name(tmp_path: Path):
-    Run.start(tmp_path / "a", SETTINGS).close()
+    run = Run.start(tmp_path / "a", SETTINGS)
+    run.log(1, {"loss/train": 1.0})
+    run.close()
     Run.start(tmp_path / "a", SETTINGS).close()
     with pytest.raises(RunError, match=r"learning_rate was 1e-05 and is 0\.1"):
         Run.start(tmp_path / "a", {**SETTINGS, "learning_rate": 0.1})

@@ -14,7 +14,8 @@ import typer
 
 from thinkling import __version__
 from thinkling.cli import commands, data, models
-from thinkling.core.errors import ThinklingError
+from thinkling.core.errors import MachineError, ThinklingError
+from thinkling.core.files import NO_SPACE
 from thinkling.core.language import tr
 from thinkling.core.shelf import closest
 
@@ -95,6 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has what it wanted; the interpreter must not try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in NO_SPACE or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fix = tr("free some space, or send the output elsewhere")
+        complain(MachineError(tr("there is no space left for the output"), where=tr("standard output"), fix=fix))
+        return 2
 
 
 def _translate(command: Any) -> None:

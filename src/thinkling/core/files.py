@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +17,36 @@ from typing import Any
 
 from thinkling.core.errors import RunError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.partial")
+"""The name of what is being written, in the path of an attempt that will be gone when the error is read."""
+ELSEWHERE = "choose another place: run_dir=PATH for a run, the variable THINKLING_HOME for models"
 
-def _no_space(path: Path, error: OSError) -> RunError:
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the disk refuses inside the block is told as what the user can mend.
+
+    Raises:
+        RunError: No space is left, no permission, a read-only disk, a file where a folder is wanted, a broken disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _no_space(path) if error.errno in NO_SPACE else _refused(path, error) from error
+
+
+def _no_space(path: Path) -> RunError:
     free = shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
     return RunError(
         f"there is no space left to write {path.name} ({free / 2**20:.0f} MiB free)",
-        where=str(path),
-        fix="free some space, or put the run elsewhere with run_dir=PATH; what was saved before is untouched",
+        where=ATTEMPT.sub(r"\1", str(path)),
+        fix=f"free some space, or {ELSEWHERE}; what was saved before is untouched",
     )
+
+
+def _refused(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path.name}: {error.strerror or error}", where=str(path), fix=ELSEWHERE)
 
 
 def sync_folder(folder: Path) -> None:
@@ -37,23 +62,66 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or leave the old one.
 
     Raises:
-        RunError: No space is left.
+        RunError: As `writing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode() if isinstance(content, str) else content
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        beside = _beside(path)
+        try:
+            with open(beside, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+            sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed processes left of their attempts to write `path`.
+
+    Whoever writes holds a lock on its attempt, which the kernel takes back when the process dies. A kill between the
+    two renames of `whole_folder` leaves the old folder under another name: it gets its own again.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.replaced"):
+        if path.exists():
+            shutil.rmtree(left)
+        else:
+            os.rename(left, path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(FileNotFoundError), _locked(left) as mine:
+            if mine and left.is_dir():
+                shutil.rmtree(left)
+            elif mine:
+                left.unlink()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a file or folder for this process; False where another one holds it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(path, error) from error
-        raise
+        yield _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,30 +134,43 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path`; it takes the name `path` only when the block ends well.
 
     Raises:
-        RunError: No space is left; nothing of the new folder stays.
+        RunError: As `writing`; inside the block, where no space is left. Nothing of the new folder stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        beside = _beside(path)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
     try:
-        yield beside
-        for file in sorted(p for p in beside.rglob("*") if p.is_file()):
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
-            os.rename(path, replaced)
-            os.rename(beside, path)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(beside, path)
-        sync_folder(path.parent)
+        with _locked(beside):
+            yield beside
+            with writing(path):
+                _sync_files(beside)
+                _take_name(beside, path)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(path, error) from error
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise _no_space(path) from error
         raise
+
+
+def _sync_files(folder: Path) -> None:
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _take_name(beside: Path, path: Path) -> None:
+    """Rename a folder; one that has the name already gives way and is removed."""
+    if path.exists():
+        replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+        os.rename(path, replaced)
+        os.rename(beside, path)
+        shutil.rmtree(replaced)
+    else:
+        os.rename(beside, path)
+    sync_folder(path.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -29,8 +29,10 @@ from typing import Any
 import yaml
 
 from thinkling.core.errors import ConfigError, RunError
-from thinkling.core.files import write_atomically, write_json
+from thinkling.core.files import write_atomically, write_json, writing
 from thinkling.core.shelf import closest
+
+LOCK = ".lock"
 
 
 class Run:
@@ -44,14 +46,17 @@ class Run:
     def start(cls, path: Path, settings: Mapping[str, Any]) -> Run:
         """Make the folder, or continue one with the same settings, and hold it for this process alone.
 
+        A folder in which nothing came about, because a setting was wrong, takes other settings.
+
         Raises:
-            RunError: Another process is writing it, or it belongs to other settings.
+            RunError: Another process is writing it, it belongs to other settings, or it cannot be written.
         """
         run = cls(Path(path))
-        run.path.mkdir(parents=True, exist_ok=True)
-        run._hold()
+        with writing(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._hold()
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-        if run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
+        if run.holds_results and run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
             run.close()
             difference = _first_difference(run.settings(), dict(settings))
             raise RunError(
@@ -158,6 +163,14 @@ class Run:
         """Whether it came to its planned end (and was not interrupted or stopped by an error)."""
         return self.done_file.exists() and read_json(self.done_file).get("reason") == "finished"
 
+    @property
+    def holds_results(self) -> bool:
+        """Whether anything is here beside settings, plan and the word of a run that did not finish."""
+        before_results = (self.recipe_file, self.environment_file, self.plan_file, self.done_file, self.path / LOCK)
+        return self.is_finished or any(
+            file not in before_results and not file.name.endswith(".partial") for file in self.path.iterdir()
+        )
+
     def close(self) -> None:
         """Let other processes have the folder."""
         if self._lock is not None:
@@ -165,11 +178,11 @@ class Run:
             self._lock = None
 
     def _append(self, file: Path, record: Mapping[str, Any]) -> None:
-        with open(file, "a", encoding="utf-8") as handle:
+        with writing(file), open(file, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def _hold(self) -> None:
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -185,7 +198,14 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """recipe.yaml as plain values."""
-        return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
+        try:
+            return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise RunError(
+                f"the settings of this run cannot be read: {str(error).splitlines()[0]}",
+                where=str(self.recipe_file),
+                fix="mend the file, or delete the folder",
+            ) from error
 
     def plan(self) -> dict[str, Any]:
         return read_json(self.plan_file)

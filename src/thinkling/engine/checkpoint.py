@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from thinkling.core.errors import RunError
 from thinkling.core.files import sha256_of, whole_folder
@@ -26,6 +26,7 @@ from thinkling.core.run import Run, read_json
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.model.decoder import Decoder
 from thinkling.model.folder import save_folder
+from thinkling.model.weights import save_tensors
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
@@ -66,7 +67,7 @@ def save(
     folder = run.checkpoint_dir(step)
     with whole_folder(folder) as beside:
         save_folder(model, tokenizer, beside / "model")
-        save_file({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
+        save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
         (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         (beside / MANIFEST).write_text(json.dumps(_hashes(beside), indent=2), encoding="utf-8")
     for _, old in run.checkpoints()[:-keep]:

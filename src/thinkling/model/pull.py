@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thinkling.core.errors import ModelError
+from thinkling.core.files import writing
 from thinkling.core.progress import Progress
 from thinkling.model.pinned import check_hash, unreachable
 
@@ -87,7 +88,7 @@ def pull_alias(alias: Alias, progress: Progress) -> Path:
 
     Raises:
         ModelError: Nothing was reached, or what came is not what was pinned.
-        RunError: No space is left.
+        RunError: No space is left, or the cache cannot be written.
     """
     folder = folder_of(alias)
     if is_pulled(alias):
@@ -106,16 +107,22 @@ def pull_alias(alias: Alias, progress: Progress) -> Path:
 @contextlib.contextmanager
 def _alone(downloads: Path, alias: Alias) -> Iterator[Path]:
     """An empty scratch folder, held by one process; what a killed one left in it is gone."""
-    downloads.mkdir(parents=True, exist_ok=True)
     scratch = downloads / alias.name
-    with open(downloads / f".{alias.name}.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with writing(downloads), _lock_of(downloads, alias):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock_of(downloads: Path, alias: Alias) -> Iterator[None]:
+    downloads.mkdir(parents=True, exist_ok=True)
+    with open(downloads / f".{alias.name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _unpack(alias: Alias, gguf: Path, folder: Path) -> None:

@@ -7,6 +7,8 @@ code.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -68,7 +70,9 @@ def _sharded(folder: Path) -> dict[str, Path]:
         # The index is somebody else's file: a shard lies in this folder and nowhere else.
         if Path(shard).name != shard or Path(shard).suffix != ".safetensors":
             raise ModelError(
-                f"the index names '{shard}', which is not a safetensors file of this folder", where=str(folder / INDEX)
+                f"the index names '{shard}', which is not a safetensors file of this folder",
+                where=str(folder / INDEX),
+                fix="fetch the model again",
             )
         if not (folder / shard).is_file():
             raise ModelError(f"the shard {shard} is missing", where=str(folder), fix="fetch the model again")
@@ -136,10 +140,25 @@ def write_weights(
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         places |= dict.fromkeys(names, file)
         with torch.no_grad():
-            save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
+            save_tensors({name: tensor(name) for name in names}, folder / file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """One safetensors file.
+
+    Raises:
+        OSError: The disk refuses, as for any other file; the library alone would wrap it in an error without a number.
+    """
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
 
 
 def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:

@@ -244,6 +244,9 @@ def _only_stage_with(key: str, drafts: Sequence[_Draft], variables: Mapping[str,
             fix=tr("say which: {names}", names=choices),
         )
     stages = [draft.name for draft in drafts]
+    if key in stages:
+        fix = tr("name one of its settings: {name}.KEY=VALUE", name=key)
+        raise ConfigError(tr("'{name}' is a stage, not a setting", name=key), where=where, fix=fix)
     known = [*variables, *stages, *(k for draft in drafts for k in known_keys(draft.module.Config))]
     near = ours(key, known) or shelf.closest(key, sorted(set(known)))
     fix = near or tr("`--dry-run` shows every setting of the recipe")
