@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +21,9 @@ from thinkling.core.shelf import closest
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys forbidden, defaults checked too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -58,7 +60,9 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"this is not YAML: {getattr(error, 'problem', error)}", where=f"{where}{line}") from error
+        raise ConfigError(
+            f"this is not YAML: {getattr(error, 'problem', error)}", where=f"{where}{line}", fix="mend this line"
+        ) from error
 
 
 def read_yaml_file(path: Path) -> Any:
@@ -120,11 +124,15 @@ def _plain(message: str) -> str:
 
 
 def known_keys(kind: type[Config], path: tuple[int | str, ...] = ()) -> list[str]:
-    """The field names of a Config, or of the Config nested at `path` in it."""
+    """The field names of a Config, or of the Config nested at `path` in it; a number in `path` is a place in a list."""
     for part in path:
-        field = kind.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Config)):
-            return sorted(kind.model_fields)
-        kind = annotation
+        if isinstance(part, str) and part in kind.model_fields:
+            kind = _config_within(kind.model_fields[part].annotation) or kind
     return sorted(kind.model_fields)
+
+
+def _config_within(annotation: Any) -> type[Config] | None:
+    """The Config in `Config`, `Config | None` or `tuple[Config, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _config_within(inner))), None)

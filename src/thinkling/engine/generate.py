@@ -8,6 +8,7 @@ matrix products are not invariant to the number of rows, docs/engine.md).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thinkling.core.errors import ConfigError
+from thinkling.core.errors import ConfigError, NumericsError
 from thinkling.core.progress import Progress, Silent
 from thinkling.data.types import Completion, FinishReason
 from thinkling.model.attend import CachedAttend, KeyValueCache, PrefillAttend
@@ -298,8 +299,15 @@ def choose(logits: Tensor, states: Sequence[_Live]) -> tuple[list[int], list[flo
     if drawing:
         rows = torch.tensor(drawing, device=logits.device)
         tokens[rows] = _draw(logits[rows], [states[i] for i in drawing])
-    logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logsumexp
-    return tokens.tolist(), logprobs.tolist()
+    logprobs = (logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logsumexp).tolist()
+    for live, logprob in zip(states, logprobs, strict=True):
+        if not math.isfinite(logprob):
+            raise NumericsError(
+                "the model's output is not a number",
+                where=f"request {live.index}, token {len(live.tokens) + 1}",
+                fix="its weights are damaged, or training blew them up: take an earlier checkpoint or another model",
+            )
+    return tokens.tolist(), logprobs
 
 
 def _draw(logits: Tensor, states: Sequence[_Live]) -> Tensor:

@@ -172,6 +172,7 @@ def _micro_batch(
         add_weight_gradient=functools.partial(optimizer.add, head) if optimizer.trains(head) else None,
     )
     if not all(math.isfinite(value) for value in sums.values()):
+        refuse_broken_weights(model, f"rows {', '.join(micro.sources)}")
         raise NumericsError(
             f"the loss is not a number ({', '.join(f'{k} = {v}' for k, v in sums.items())})",
             where=f"rows {', '.join(micro.sources)}",
@@ -179,6 +180,22 @@ def _micro_batch(
         )
     chosen.backward(d_chosen)
     return sums
+
+
+@torch.no_grad()
+def refuse_broken_weights(model: Decoder, where: str) -> None:
+    """Tell weights that are broken from rows that break good ones: no row can mend the former.
+
+    Raises:
+        NumericsError: A weight is not finite.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise NumericsError(
+                f"{name} holds a weight that is not a number",
+                where=where,
+                fix="lower learning_rate (the last good checkpoint is kept); at the first step, take another model",
+            )
 
 
 @torch.no_grad()
@@ -349,6 +366,7 @@ class _Loop:
         return found
 
     def _save(self, step: int) -> None:
+        refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
         state = {
             "cursor": self.batches.state(),
             "fingerprint": self.fingerprint,
