@@ -29,6 +29,11 @@ class _Parrot:
             yield word + " "
 
 
+class _Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def parrot() -> _Parrot:
     return _Parrot()
@@ -77,9 +82,16 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(parrot: _Parrot):
     assert chat.messages[-1] == Message("assistant", "one ")
 
 
-def test_an_error_in_an_answer_is_shown_and_the_conversation_goes_on(parrot: _Parrot):
+def test_an_error_in_an_answer_is_shown_to_a_person_and_the_conversation_goes_on(
+    parrot: _Parrot, monkeypatch: pytest.MonkeyPatch
+):
     parrot.fault = ConfigError("the prompt fills the context", fix="ask less")
-    chat, shown = _held(parrot, "one two\nthree\n")
+    typed = iter(["one two", "three", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    out = io.StringIO()
+    chat = Chat(parrot, out)
+    hold(chat, _Keyboard())
+    shown = out.getvalue()
     assert "the prompt fills the context" in shown
     assert "not kept" in shown
     assert [m.content for m in chat.messages] == ["three", "three "]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError, DataError
@@ -98,6 +98,7 @@ def test_calculator_marks_are_left_out_unless_asked_for(tmp_path: Path):
     assert kept == JANET
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_answer_comes_apart_without_losing_its_last_line(answer: str):
     final = gsm8k.worked(f"{answer}\n#### 42").final
@@ -177,6 +178,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
         list(read_rows(tmp_path / "rows.parquet"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_reading_fail_otherwise_than_with_a_data_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

@@ -81,9 +81,6 @@ class Chat:
                 self.out.flush()
         except KeyboardInterrupt:
             self.out.write(" " + tr("(stopped)"))
-        except ThinklingError as error:  # such as a conversation that has outgrown the context: the talk can go on
-            self._print(f"{error}\n" + tr("(your message was not kept; /reset begins anew)"))
-            return
         self.out.write("\n")
         if not "".join(pieces).strip():
             self._print(tr("(no answer)"))
@@ -139,11 +136,23 @@ def hold(chat: Chat, source: TextIO) -> None:
     if person:
         chat.out.write(tr("/reset: a new conversation; /exit: leave; Ctrl-C: stop an answer") + "\n")
     try:
-        while chat.turn(_line(source, person)):
+        while _turn(chat, _line(source, person), person):
             pass
     except (EOFError, KeyboardInterrupt):
         if person:
             chat.out.write("\n")
+
+
+def _turn(chat: Chat, line: str, person: bool) -> bool:
+    """One turn. A person can go on after an error, such as a conversation that has outgrown the context; a pipe cannot
+    see it, and ends with it."""
+    try:
+        return chat.turn(line)
+    except ThinklingError as error:
+        if not person:
+            raise
+        chat.out.write(f"{error}\n" + tr("(your message was not kept; /reset begins anew)") + "\n")
+        return True
 
 
 def _line(source: TextIO, person: bool) -> str:

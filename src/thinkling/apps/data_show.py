@@ -182,7 +182,7 @@ def show(
         ModelError: No such model, or no chat template.
     """
     if rows < 1:
-        raise ConfigError(f"cannot show {rows} rows", fix="ask for 1 or more")
+        raise ConfigError(f"cannot show {rows} rows", where="rows", fix="ask for 1 or more")
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     conversations = gathered(path, format, rows)
     with Terminal() as progress:

@@ -64,7 +64,9 @@ def evaluate(
     task: Annotated[
         list[str] | None, typer.Option(help="NAME, NAME:LEVEL or NAME=FILE; again for more. None: the recipe evaluate.")
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="Problems of each task.", show_default="64")] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Problems of each task.", show_default="64, or a whole file")
+    ] = None,
     run_dir: RunDir = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -73,7 +75,7 @@ def evaluate(
 
     overrides, folder = split_run_dir(settings or [], run_dir)
     if task:
-        tasks = [{**task_setting(text), "n": 64 if n is None else n} for text in task]
+        tasks = [{"n": 64, **whole_file(task_setting(text)), **({"n": n} if n else {})} for text in task]
         stages = [{"evaluate": {"model": model, "tasks": tasks}}]
         recipe = recipes.build({"stages": stages}, overrides, where="thinkling eval", name="eval")
     elif n is not None:
@@ -198,6 +200,12 @@ def task_setting(text: str) -> dict[str, Any]:
             tr("'{text}' is not a task", text=text), where="--task", fix=tr("write NAME, NAME:LEVEL or NAME=FILE")
         )
     return {"task": name, **({"level": int(level)} if has_level else {}), **({"path": file} if has_file else {})}
+
+
+def whole_file(setting: dict[str, Any]) -> dict[str, Any]:
+    """A user's own questions are asked whole: it is for training that a file is split."""
+    kept_apart = getattr(shelf.entry("tasks", setting["task"]), "EVAL_ONLY_SPLITS", ()) if "path" in setting else ()
+    return {**setting, "split": "all", "n": None} if "all" in kept_apart else setting
 
 
 def slug(model: str) -> str:

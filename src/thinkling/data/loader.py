@@ -84,6 +84,7 @@ class Loader:
         if len(given) != 1 or given[0] < 1:
             raise ConfigError(
                 f"a step needs one size: batch_tokens is {batch_tokens}, batch_rows {batch_rows}",
+                where="batch_tokens, batch_rows",
                 fix="set exactly one of them, to 1 or more",
             )
         assert rows, "prepare() refuses empty data"

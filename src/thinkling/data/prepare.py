@@ -126,7 +126,8 @@ def prepare(
         ConfigError: A setting that cannot be right.
     """
     _check_settings(cutoff_len, too_long, max_lost_answers)
-    encoded = _encode_all(list(conversations), tokenizer, progress or Silent())
+    conversations = list(conversations)
+    encoded = _encode_all(conversations, tokenizer, progress or Silent())
     whole = [row for one in encoded for row in one.rows]
     blank = sum(one.left_out == "blank" for one in encoded)
     nothing = sum(one.left_out == "nothing_learnt" for one in encoded)
@@ -148,19 +149,30 @@ def prepare(
         longest=max((len(row.tokens) for row in whole), default=0),
         cutoff_len=cutoff_len,
     )
-    _refuse_what_teaches_nothing(report, [len(row.tokens) for row in whole], max_lost_answers)
+    first = f"{conversations[0].source} is the first" if conversations else "data"
+    _refuse_what_teaches_nothing(report, [len(row.tokens) for row in whole], max_lost_answers, first)
     return Prepared(rows, report)
 
 
 def _check_settings(cutoff_len: int, too_long: str, max_lost_answers: float) -> None:
     if cutoff_len < 2:
-        raise ConfigError(f"cutoff_len {cutoff_len} leaves no token to predict", fix="set it to 2 or more, usually 512")
+        raise ConfigError(
+            f"cutoff_len {cutoff_len} leaves no token to predict",
+            where="cutoff_len",
+            fix="set it to 2 or more, usually 512",
+        )
     if too_long not in get_args(TooLong):
         raise ConfigError(
-            f"there is no rule '{too_long}' for rows too long", fix='too_long is "drop", "cut" or "error"'
+            f"there is no rule '{too_long}' for rows too long",
+            where="too_long",
+            fix='too_long is "drop", "cut" or "error"',
         )
     if not 0 <= max_lost_answers <= 1:
-        raise ConfigError(f"max_lost_answers is a share of rows, not {max_lost_answers}", fix="set it between 0 and 1")
+        raise ConfigError(
+            f"max_lost_answers is a share of rows, not {max_lost_answers}",
+            where="max_lost_answers",
+            fix="set it between 0 and 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -228,13 +240,18 @@ def _fit(rows: Sequence[TokenRow], cutoff_len: int, too_long: TooLong) -> list[T
     return fitted
 
 
-def _refuse_what_teaches_nothing(report: PrepareReport, lengths: list[int], max_lost_answers: float) -> None:
+def _refuse_what_teaches_nothing(
+    report: PrepareReport, lengths: list[int], max_lost_answers: float, where: str
+) -> None:
     if report.rows == 0:
-        raise DataError("there are no rows", fix="check that the file has lines, and that the right one was named")
+        raise DataError(
+            "there are no rows", where=where, fix="check that the file has lines, and that the right one was named"
+        )
     if not lengths:
         raise DataError(
             f"all {report.rows:,} rows are masked: nothing would be trained on "
             f"({report.nothing_learnt:,} have no message to learn, {report.blank:,} an empty answer)",
+            where=where,
             fix="each conversation needs an assistant message with text; see `thinkling data show FILE`",
         )
     if report.kept == 0:

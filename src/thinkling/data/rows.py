@@ -54,14 +54,24 @@ def _placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_path(path: Path) -> None:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if not path.is_file():
-        near = shelf.closest(path.name, [f.name for f in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise DataError(f"there is no file {path}", fix=near or "check the path")
+        raise DataError(
+            f"{path} is a folder" if path.is_dir() else f"there is no file {path}",
+            where=str(path.absolute()),
+            fix="name a file in it" if path.is_dir() else _closest_file(path) or "check the path",
+        )
     if kind.lower() not in SUFFIXES:
         raise DataError(
             f"'{path.suffix}' files cannot be read",
             where=str(path),
             fix=f"write the rows as JSON, one object a line, and name the file {path.stem}.jsonl",
         )
+
+
+def _closest_file(path: Path) -> str:
+    """By the name before the endings, which are alike."""
+    beside = {file.stem: file.name for file in path.parent.iterdir()} if path.parent.is_dir() else {}
+    near = shelf.closest(path.stem, list(beside))
+    return next((near.replace(stem, name) for stem, name in beside.items() if f"'{stem}'" in near), "")
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -160,6 +170,8 @@ def read_conversations(
         where = f"{path}, {place}"
         fields = {key: value for key, value in row.items() if key not in LABELS}
         conversations.append(_chosen(entries, fields, where).conversation(fields, where, **(options or {})))
+    if not conversations:
+        raise DataError("the file holds no rows", where=str(path), fix="check that the right file was named")
     return conversations
 
 
@@ -167,7 +179,9 @@ def _check_options(entries: Mapping[str, ModuleType], format: str | None, option
     if not options:
         return
     if format is None:
-        raise ConfigError("options belong to one format, and none is named", fix="name the format of the rows")
+        raise ConfigError(
+            "options belong to one format, and none is named", where="format", fix="name the format of the rows"
+        )
     known = list(inspect.signature(entries[format].conversation).parameters)[2:]
     for name in options:
         if name not in known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
+from thinkling.core.errors import DataError
 from thinkling.core.progress import Progress
 from thinkling.core.rng import seed_from
 from thinkling.core.shelf import entry
@@ -52,11 +53,41 @@ def attempt(
         )
         for task, problem, i in repeated
     ]
+    for (_, problem, _), request in zip(repeated, requests, strict=True):
+        _check_room(problem, len(request.tokens), engine.model.config.max_positions)
     completions = engine.generate(requests, progress)
     return [
         Rollout(problem, completion, grade(task, problem, completion))
         for (task, problem, _), completion in zip(repeated, completions, strict=True)
     ]
+
+
+def check_references(asked: Sequence[tuple[ModuleType, Problem]]) -> None:
+    """Let every reward read its reference once, before hours of answers that it could not grade.
+
+    Raises:
+        DataError: A reference answer cannot be read; names its problem, with the file's line where there is one.
+    """
+    nothing = Completion(tokens=(), text="", logprobs=(), finish_reason="stop")
+    for task, problem in asked:
+        try:
+            grade(task, problem, nothing)
+        except DataError as error:
+            raise DataError(error.what, where=_place(problem), fix=error.fix) from error
+
+
+def _check_room(problem: Problem, n_tokens: int, context: int) -> None:
+    if n_tokens >= context:
+        raise DataError(
+            f"a question of {n_tokens:,} tokens leaves no room to answer in this model's context of {context:,}",
+            where=_place(problem),
+            fix="shorten the question or leave it out, or take a model with a longer context",
+        )
+
+
+def _place(problem: Problem) -> str:
+    """Where a problem stands: a file and its line, or its task and id."""
+    return str(problem.metadata.get("source", f"task {problem.task}, {problem.id}"))
 
 
 def grade(task: ModuleType, problem: Problem, completion: Completion) -> Verdict:

@@ -180,7 +180,7 @@ def _from_hub(name: str, progress: Progress) -> Path:
             else "set HF_ENDPOINT to a mirror, give a local folder, or use the alias smollm2-135m",
         ) from error
     except HFValidationError as error:
-        raise ModelError(f"'{name}' is no hub id: {_first_line(error)}", fix="write org/name") from error
+        raise ModelError(f"'{name}' is no hub id: {_first_line(error)}", where=name, fix="write org/name") from error
     return _with_weights(Path(folder), name)
 
 

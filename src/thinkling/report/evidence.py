@@ -115,7 +115,11 @@ def gather(*, after: Run | None, before: Run | None = None, training: Run | None
     """
     last = after or before
     if last is None:
-        raise RunError("a report needs at least one evaluation", fix="name a run that holds an evaluation.json")
+        raise RunError(
+            "a report needs at least one evaluation",
+            where="before, after",
+            fix="name a run that holds an evaluation.json",
+        )
     base = _evaluation(before) if before is not None and after is not None else None
     measured = _evaluation(last)
     pairs = _pairs(base, measured)

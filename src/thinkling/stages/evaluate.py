@@ -116,7 +116,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
 
 def draw_problems(config: Config, progress: Progress) -> list[tuple[TaskSpec, Any, list[Problem]]]:
     """(spec, task module, problems) of every task whose data is at hand."""
-    from thinkling.engine.rollout import task_named
+    from thinkling.engine.rollout import check_references, task_named
 
     drawn = []
     for spec in config.tasks:
@@ -131,12 +131,17 @@ def draw_problems(config: Config, progress: Progress) -> list[tuple[TaskSpec, An
         if not problems:
             raise DataError("there are no problems to answer", where=f"task {spec.label}", fix="set n to 1 or more")
         drawn.append((spec, task, problems))
+    check_references([(task, problem) for _, task, problems in drawn for problem in problems])
     if not drawn:
-        raise DataError("every task was left out", fix="name a task whose data is at hand, such as task: sums")
+        raise DataError(
+            "every task was left out", where="tasks", fix="name a task whose data is at hand, such as task: sums"
+        )
     labels = [spec.label for spec, _, _ in drawn]
     if len(set(labels)) < len(labels):
         raise ConfigError(
-            f"the task '{Counter(labels).most_common(1)[0][0]}' stands twice", fix="give it once, with a larger n"
+            f"the task '{Counter(labels).most_common(1)[0][0]}' stands twice",
+            where="tasks",
+            fix="give it once, with a larger n",
         )
     return drawn
 

@@ -31,7 +31,7 @@ from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
 from thinkling.engine.plan import training_memory, training_minutes
-from thinkling.engine.rollout import attempt, messages_for, task_named
+from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, step_flops, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig
@@ -433,6 +433,7 @@ def _held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
         task = task_named(spec.task)
         some = task.problems("validation", each, level=spec.level, seed=config.seed, path=spec.path)
         drawn += [(task, problem) for problem in some]
+    check_references(drawn)
     return drawn
 
 

@@ -43,7 +43,11 @@ def problems(
     if split != "all":
         found = [problem for problem in found if split_of(problem.prompt) == split]
     if n is not None and n > len(found):
-        raise DataError(f"the split '{split}' has {len(found)} problems, not {n}", where=path, fix="ask for fewer")
+        raise DataError(
+            f"the split '{split}' has {len(found)} problems, not {n}",
+            where=path,
+            fix=f"ask for at most {len(found)}, or for the whole file: split: all, n: null",
+        )
     return found[:n]
 
 

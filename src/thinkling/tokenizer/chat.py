@@ -135,7 +135,9 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, *, a
         )
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(
-            f"the chat template cannot be read: {error.message}", where=f"line {error.lineno} of it"
+            f"the chat template cannot be read: {error.message}",
+            where=f"line {error.lineno} of it",
+            fix="mend chat_template in tokenizer_config.json",
         ) from error
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         roles = ", ".join(message.role for message in messages)

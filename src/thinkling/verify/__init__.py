@@ -138,5 +138,5 @@ def _check(reference: str, kind: str) -> None:
         raise DataError(
             f"the reference answer {reference[:80]!r} cannot be read as a {kind}",
             where="the problem's answer",
-            fix="give the answer alone, such as 18 or 3/4, or use kind 'text' for words",
+            fix="give the answer alone, such as 18 or 3/4; for words, a task of your own with VERIFIER = 'text'",
         )
