@@ -209,8 +209,8 @@ def test_no_english_question_has_the_word_form_of_one_thing_wrong():
 
 def test_decimals_are_compared_by_value_and_not_by_their_digits():
     line = comparison.compared(step(Fraction("9.11"), "max", Fraction("9.9")), places=2)
-    assert line == "9.11, 9.90: 9 = 9, 1 < 9, 9.90"
-    assert comparison.compared(step(5, "min", 47)) == "05, 47: 0 < 4, 5"
+    assert line == "9.11, 9.90: 9 = 9, 1 < 9, larger 9.90"
+    assert comparison.compared(step(5, "min", 47)) == "05, 47: 0 < 4, smaller 5"
 
 
 @pytest.mark.parametrize("level", comparison.LEVELS)

@@ -155,6 +155,8 @@ def test_the_answer_comes_out_of_the_steps(name, level):
 
 @pytest.mark.parametrize(("name", "level"), FAMILY_LEVELS)
 def test_every_result_but_the_last_is_used_by_a_later_step(name, level):
+    if getattr(task(name), "SEPARATE_STEPS", False):
+        pytest.skip("a drill: its lines are calculations of their own")
     for problem in drawn(name, level):
         steps = problem.metadata["steps"]
         for index, one in enumerate(steps[:-1]):
@@ -175,7 +177,7 @@ def test_a_solution_is_one_true_line_a_step_and_the_final_answer_line(name, leve
 def test_a_line_ends_with_its_steps_result(name, level):
     for problem in drawn(name, level):
         for line, one in zip(problem.solution.split("\n"), problem.metadata["steps"], strict=False):
-            assert Fraction(re.split(r"[=,] ", line)[-1]) == Fraction(one[3])
+            assert Fraction(re.split(r"[=,] (?:larger |smaller )?", line)[-1]) == Fraction(one[3])
 
 
 @pytest.mark.parametrize(("name", "level"), FAMILY_LEVELS)

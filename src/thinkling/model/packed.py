@@ -17,7 +17,7 @@ from torch import Tensor
 from thinkling.model.attend import Attend
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Attention, Block, Decoder, rope_table
-from thinkling.model.functions import rotate_plain
+from thinkling.model.functions import rotate
 
 Product = Callable[[Tensor], Tensor]
 """(B, in) -> (B, out) with fixed weights."""
@@ -77,9 +77,9 @@ class PackedBlock:
         queries, keys = mixed[:, :h], mixed[:, h : h + k]
         if config.qk_norm:
             queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-            turned = rotate_plain(torch.cat([queries, keys], dim=1), cos, sin)
+            turned = rotate(torch.cat([queries, keys], dim=1), cos, sin)
         else:
-            turned = rotate_plain(mixed[:, : h + k], cos, sin)  # (B, H + K, E)
+            turned = rotate(mixed[:, : h + k], cos, sin)  # (B, H + K, E)
         out = attend(attention.layer, turned[:, :h], turned[:, h:], mixed[:, h + k :])  # (B, H, E)
         x = x + self.o(out.flatten(1))
         gate, up = self.gate_up(self.block.post_attention_layernorm(x)).chunk(2, dim=-1)

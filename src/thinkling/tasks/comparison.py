@@ -55,7 +55,10 @@ def _places(numbers: Sequence[Fraction]) -> int:
 
 
 def compared(one: Step, places: int = 0) -> str:
-    """The line of a comparison: '47, 42: 4 = 4, 7 > 2, 47'; every number with `places` places after the point."""
+    """The line of a comparison: '47, 42: 4 = 4, 7 > 2, larger 47'; all numbers with `places` places after the point.
+
+    It names what is sought before it takes its pick, so that the pick follows from the line alone.
+    """
     first, second, best = (written(value, places) for value in (one.left, one.right, one.result))
     width = max(len(first), len(second))
     first, second = first.rjust(width, "0"), second.rjust(width, "0")
@@ -65,7 +68,8 @@ def compared(one: Step, places: int = 0) -> str:
             seen.append(f"{a} {'=' if a == b else '>' if a > b else '<'} {b}")
         if a != b:
             break
-    return f"{first}, {second}: {', '.join(seen)}, {best}"
+    sought = "larger" if one.operator == "max" else "smaller"
+    return f"{first}, {second}: {', '.join(seen)}, {sought} {best}"
 
 
 def _fold(numbers: list[Fraction], operator: str) -> list[Step]:
