@@ -80,12 +80,16 @@ class Engine:
 
     Args:
         slots: Most sequences decoded side by side.
+        peak_flops: Of this machine at the model's dtype, measured; with it, progress tells the MFU.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, *, slots: int = 64) -> None:
+    def __init__(
+        self, model: Decoder, tokenizer: Tokenizer, *, slots: int = 64, peak_flops: float | None = None
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
+        self.peak_flops = peak_flops
         self.refresh()
 
     def refresh(self) -> None:
@@ -102,10 +106,12 @@ class Engine:
         done: dict[int, Completion] = {}
         began, tokens = time.monotonic(), 0
         progress.start("generate", len(requests), "completions")
-        for live in self._finished(requests):
-            done[live.index] = self._completion(live)
-            tokens += len(live.tokens)
-            progress.advance(len(done), **{"tokens/per_s": tokens / (time.monotonic() - began)})
+        for states in self._steps(requests):
+            tokens += len(states)
+            for live in states:
+                if live.finish is not None:
+                    done[live.index] = self._completion(live)
+            progress.advance(len(done), **self._speed(tokens / (time.monotonic() - began)))
         progress.finish()
         return [done[i] for i in range(len(requests))]
 
@@ -127,9 +133,14 @@ class Engine:
 
     # the loop ---------------------------------------------------------------------------------------------------
 
-    def _finished(self, requests: Sequence[Request]) -> Iterator[_Live]:
-        for states in self._steps(requests):
-            yield from (live for live in states if live.finish is not None)
+    def _speed(self, tokens_per_s: float) -> dict[str, float]:
+        """Facts for progress; FLOPs as the mathematics asks for them: 2 a matrix parameter and new token."""
+        facts = {"tokens/per_s": tokens_per_s}
+        if self.peak_flops is not None:
+            config = self.model.config
+            flops = 2.0 * (config.matrix_parameters + config.vocab_size * config.width)
+            facts["mfu"] = tokens_per_s * flops / self.peak_flops
+        return facts
 
     def _steps(self, requests: Sequence[Request]) -> Iterator[list[_Live]]:
         """After every step, the requests that got a token in it."""

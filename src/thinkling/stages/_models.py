@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from thinkling.core.device import compute_dtype, default_device
+from thinkling.core.device import compute_dtype, default_device, measure_peak
 from thinkling.core.files import sha256_of
 from thinkling.core.progress import Progress
 from thinkling.engine.generate import Engine
@@ -29,7 +29,8 @@ def load_model(name: str, progress: Progress) -> tuple[Decoder, Tokenizer, dict[
 def load_engine(name: str, progress: Progress, *, slots: int) -> tuple[Engine, dict[str, Any]]:
     """An engine that generates with the named model."""
     model, tokenizer, identity = load_model(name, progress)
-    return Engine(model.eval(), tokenizer, slots=slots), identity
+    peak = measure_peak(model.dtype, 0.3, model.device.type)
+    return Engine(model.eval(), tokenizer, slots=slots, peak_flops=peak), identity
 
 
 def identity_of(name: str, folder: Path, model: Decoder) -> dict[str, Any]:
