@@ -2,8 +2,8 @@
 
     python benchmarks/gguf.py [--rounds 5] [--peer]
 
-Each round is a process of its own that dequantises the file into a new folder and loads the model from it, torch's import
-included. The peer reads the same file with `AutoModelForCausalLM.from_pretrained(gguf_file=...)`.
+Each round is a process of its own that dequantises the file into a new folder and loads the model from it, torch's
+import included. The peer reads the same file with `AutoModelForCausalLM.from_pretrained(gguf_file=...)`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What training minimises: pure functions over a Batch and what the head said, all in one notation.
 
-A loss never divides. It names its terms; for each it gives a count from the batch's columns alone, known before the first
-forward pass and summed over all micro-batches and ranks, and a sum over the tokens it is shown. The trainer minimises
+A loss never divides. It names its terms; for each it gives a count from the batch's columns alone, known before the
+first forward pass and summed over all micro-batches and ranks, and a sum over the tokens it is shown. The trainer
+minimises
 
     total = sum over terms of coefficient * sum / global count.
 

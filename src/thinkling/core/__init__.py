@@ -1,1 +1,1 @@
-"""What every floor above may lean on: settings, errors, files, run folders, randomness, statistics. Imports nothing of ours."""
+"""What every floor above may lean on: settings, errors, files, run folders, statistics. Imports nothing of ours."""

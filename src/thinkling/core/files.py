@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: write beside, fsync, rename. A full disk or a kill leaves the last good state."""
+"""Files that appear whole or not at all: write beside, fsync, rename. A kill or a full disk leaves the last state."""
 
 from __future__ import annotations
 

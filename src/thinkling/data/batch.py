@@ -50,7 +50,7 @@ class Batch:
         return self.loss_weights.nonzero().squeeze(1)
 
     def supervised(self) -> Batch:
-        """The M counted tokens alone, with their weights and columns: what a loss sees. Its segments are meaningless."""
+        """The M counted tokens alone, weights and columns included: what a loss sees. Its segments mean nothing."""
         chosen = self.targets()
         return self._rows(chosen, starts=torch.tensor([0, len(chosen)]), groups=(0,), sources=("",))
 

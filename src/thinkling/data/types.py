@@ -1,4 +1,4 @@
-"""The nouns of the house: what the floors hand to each other. No torch here, so that graders and the CLI start at once."""
+"""The nouns of the house: what the floors hand to each other. No torch, so that graders and the CLI start at once."""
 
 from __future__ import annotations
 
