@@ -71,3 +71,9 @@ def test_bf16_products_are_as_near_to_fp32_as_sdpa_in_bf16():
         way: (PackedAttend(starts, way)(0, *rounded).float() - exact).abs().mean() for way in ("products", "sdpa")
     }
     assert errors["products"] < 2 * errors["sdpa"]
+
+
+def test_no_product_is_larger_than_the_element_budget(monkeypatch):
+    monkeypatch.setattr(attend, "BUCKET_ELEMENTS", 3 * 6 * 20**2)
+    _, starts = inputs([20] * 8)
+    assert [len(bucket.places) for bucket in attend._buckets(starts.tolist(), heads=6)] == [3, 3, 2]

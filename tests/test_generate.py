@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError
-from thinkling.engine.generate import Engine, Request, Sampling, _draw, _Live, uniform_number
+from thinkling.engine.generate import Engine, Request, Sampling, _draw, _inverse_cdf, _Live, uniform_number
 from thinkling.model.attend import PackedAttend
 
 GREEDY = Sampling(max_new_tokens=12)
@@ -167,3 +168,37 @@ def test_options_that_cannot_be_right_or_have_no_effect_are_refused(bad):
 def test_a_prompt_without_room_is_refused(tiny_model, tokenizer, tokens):
     with pytest.raises(ConfigError, match="request 0"):
         Engine(tiny_model, tokenizer).generate([Request(tokens)])
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    drawn = _inverse_cdf(
+        torch.tensor([[0.0, 1.0, 0.0]]).expand(2, -1), torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    )
+    assert drawn.tolist() == [1, 1]
+
+
+def test_rare_tokens_far_down_the_list_keep_their_chance():
+    weights = torch.tensor([1.0] + [1e-8] * 1000)  # 1 + 1e-8 is 1 in fp32
+    uniform = torch.tensor([(1 + 500.5e-8) / (1 + 1000e-8)], dtype=torch.float64)
+    assert _inverse_cdf(weights[None], uniform).item() == pytest.approx(501, abs=1)
+
+
+def test_each_token_of_a_stream_has_a_number_of_its_own():
+    states = [_Live(0, Request((1,), Sampling(temperature=1.0), seed=7), 0.0, tokens=[5] * n) for n in range(20)]
+    assert len(set(_draw(torch.zeros(20, 1000), states).tolist())) > 15  # one number for all would give one token
+
+
+def test_of_several_stop_texts_the_first_in_the_text_ends_it(tiny_model, tokenizer):
+    engine = Engine(tiny_model, tokenizer)
+    tokens = tokenizer.encode("one, two; three")
+    for stop in ((";", ","), (",", ";"), (", two", ";")):
+        live = _Live(0, Request((1,), Sampling(stop=stop)), 0.0, tokens=tokens)
+        assert engine._text(live) == "one"
+
+
+def test_the_beginning_of_a_stop_text_is_not_streamed(tiny_model, tokenizer):
+    engine = Engine(tiny_model, tokenizer)
+    sampled = Sampling(temperature=1.0, max_new_tokens=40)
+    text = engine.generate([Request(prompts(1)[0], sampled, seed=2)])[0].text
+    request = Request(prompts(1)[0], dataclasses.replace(sampled, stop=(text[5:8],)), seed=2)
+    assert "".join(engine.stream(request)) == text[: text.find(text[5:8])]

@@ -58,3 +58,19 @@ def test_predictions_do_not_depend_on_the_chunk(case):
     wanted = full(hidden, weight, targets)[0]
     for chunk in (1, 5, 50):
         torch.testing.assert_close(predictions(hidden, weight, targets, chunk=chunk).logprobs, wanted)
+
+
+def test_of_bf16_logits_everything_is_measured_in_fp32(case):
+    hidden, weight, targets, scale = case
+    hidden, weight = (30 * hidden).bfloat16(), weight.bfloat16()
+    # The oracle rounds once, where the product does; a logsumexp in bf16 would be off by up to 1/2 near 100.
+    wanted = torch.log_softmax((hidden @ weight.T).float(), -1).gather(1, targets[:, None])[:, 0]
+    for out in (
+        predictions(hidden, weight, targets, chunk=4),
+        gradient_in_forward(
+            hidden, weight, targets, lambda out, low, high: (scale[low:high] * out.logprobs).sum(), chunk=11,
+            needs=("logprobs",), add_weight_gradient=None,
+        )[0],
+    ):  # fmt: skip
+        assert out.logprobs.dtype == torch.float32
+        torch.testing.assert_close(out.logprobs, wanted, rtol=1e-4, atol=1e-4)

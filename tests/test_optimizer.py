@@ -87,3 +87,63 @@ def test_schedules_rise_to_one_then_never_rise_again_and_end_at_the_minimum(kind
     assert rising[-1] == 1.0
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(falling))
     assert factors[-1] == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)
+
+
+def test_a_parameter_without_a_gradient_in_a_step_counts_as_one_of_gradient_zero():
+    ours, theirs = (nn.ModuleList([nn.Linear(3, 1, bias=False) for _ in range(2)]) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = optimizer_of(ours)
+    oracle = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    for used in ((0, 1), (0,), (0, 1)):
+        oracle.zero_grad(set_to_none=False)
+        for layers in (ours, theirs):
+            sum(layers[i](torch.ones(1, 3)).square().sum() for i in used).backward()
+        optimizer.step(1e-2)
+        oracle.step()
+    for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_only_matrices_that_are_no_embedding_are_decayed():
+    model = nn.ModuleDict({"embed_tokens": nn.Embedding(3, 2), "proj": nn.Linear(2, 2)})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer_of(model, weight_decay=0.5).step(0.1)  # gradients of zero: only the decay moves anything
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"proj.weight"}
+
+
+def test_a_limit_of_zero_leaves_every_gradient_alone():
+    optimizer = optimizer_of(nn.Linear(2, 1, bias=False))
+    optimizer.gradients[0].copy_(torch.tensor([[3.0, 4.0]]))
+    assert optimizer.clip(0.0) == pytest.approx(5.0)
+    assert optimizer.gradients[0].tolist() == [[3.0, 4.0]]
+
+
+def test_a_closed_optimizer_gives_gradients_back_to_autograd():
+    model = nn.Linear(2, 1, bias=False)
+    optimizer_of(model).close()
+    model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad.tolist() == [[1.0, 1.0]]
+
+
+def test_restored_it_goes_on_as_if_never_stopped():
+    torch.manual_seed(0)
+    whole, parted = nn.Linear(4, 2), nn.Linear(4, 2)
+    parted.load_state_dict(whole.state_dict())
+    data = torch.randn(6, 3, 4)
+
+    def steps(model, optimizer, some):
+        for x in some:
+            model(x).square().sum().backward()
+            optimizer.step(1e-2)
+
+    steps(whole, optimizer_of(whole), data)
+    first = optimizer_of(parted)
+    steps(parted, first, data[:3])
+    state = {name: value.clone() for name, value in first.state().items()}
+    first.close()
+    nn.init.zeros_(parted.weight)  # what the model holds plays no part
+    second = optimizer_of(parted)
+    second.restore(state, 3)
+    steps(parted, second, data[3:])
+    assert torch.equal(whole.weight, parted.weight)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from thinkling.model import packed
 from thinkling.model.attend import PackedAttend
+from thinkling.model.decoder import Decoder
 from thinkling.model.packed import PackedDecoder, can_prepack, pack
 
 
@@ -36,3 +39,16 @@ def test_without_the_private_operators_the_plain_ones_serve(tiny_model):
     model = tiny_model.bfloat16()
     plain = PackedDecoder(model, prepack=False)(tokens, positions, PackedAttend(starts))
     torch.testing.assert_close(plain, pack(model)(tokens, positions, PackedAttend(starts)))
+
+
+@torch.no_grad()
+def test_biases_of_a_bf16_model_are_packed_too(tiny_config):
+    torch.manual_seed(0)
+    model = Decoder(dataclasses.replace(tiny_config, family="qwen2", attention_bias=True))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 1.0)
+    model = model.bfloat16()
+    tokens, positions, starts = torch.arange(20), torch.arange(20), torch.tensor([0, 20])
+    wanted = model(tokens, positions, PackedAttend(starts)).float()
+    given = pack(model)(tokens, positions, PackedAttend(starts)).float()
+    torch.testing.assert_close(given, wanted, rtol=2.0**-4, atol=2.0**-4)

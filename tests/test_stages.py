@@ -302,3 +302,34 @@ def test_a_model_that_is_not_there_names_the_mend(evaluate_settings, tmp_path):
     with pytest.raises(Exception) as caught:
         run_stage(evaluate, tmp_path / "a", evaluate_settings)
     assert getattr(caught.value, "fix", "")
+
+
+def item(status, *, flexible=False, equations=(), group="all"):
+    return {
+        "label": "sums", "group": group, "status": status, "flexible_right": flexible, "tokens": 4,
+        "finish_reason": "stop", "equations": [{"is_true": is_true} for is_true in equations],
+    }  # fmt: skip
+
+
+def test_strict_and_flexible_scores_and_equations_are_counted_apart():
+    scored = evaluate.score(
+        [
+            item("right", flexible=True, equations=[True, True, None]),
+            item("no_answer", flexible=True, equations=[False]),
+            item("wrong"),
+        ]
+    )
+    assert (scored["right"], scored["flexible"]["right"]) == (1, 2)
+    assert (scored["equations"]["true"], scored["equations"]["n"]) == (2, 3)  # one cannot be read either way
+    assert (scored["statuses"]["no_answer"], scored["statuses"]["wrong"]) == (1, 1)
+
+
+def test_the_constant_answer_of_the_baseline_is_chosen_on_training_problems(evaluate_settings, tmp_path):
+    run = run_stage(evaluate, tmp_path / "a", evaluate_settings)
+    for scored in run.evaluation()["tasks"]:
+        assert any("commonest in training" in name for name in scored["baselines"])
+
+
+def test_the_last_step_is_looked_at_whatever_the_rhythm(sft_settings, tmp_path):
+    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "max_steps": 3, "generate_rows": 0})
+    assert [m["step"] for m in run.metrics() if "loss/validation" in m] == [0, 2, 3]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -17,6 +19,7 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
+from thinkling.engine import checkpoint, trainer
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, train
 from thinkling.losses import CROSS_ENTROPY
@@ -89,7 +92,7 @@ class Watch(Silent):
             self.act()
 
 
-def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, **changes):
+def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, fingerprint="hash", **changes):
     config = CONFIG.model_copy(update={"save_steps": 2, **changes})
     run = Run.start(folder, {"stage": "test"})
     loader = Loader(data or rows(), batch_tokens=100, seed=3)
@@ -104,7 +107,7 @@ def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, 
             run=run,
             progress=progress or Silent(),
             speed=Speed(1e12),
-            fingerprint={"data": "hash"},
+            fingerprint={"data": fingerprint},
         )
     finally:
         run.close()
@@ -204,3 +207,108 @@ def test_training_lowers_the_loss(tiny_model, tokenizer, tmp_path):
     training(tiny_model, tokenizer, tmp_path / "run", steps=40, save_steps=0)
     losses = [m["loss/train"] for m in Run.open(tmp_path / "run").metrics()]
     assert losses[-1] < losses[0] - 1.0  # nats; 24 rows of noise, to be learnt by heart
+
+
+def test_a_terms_coefficient_scales_its_gradient(tiny_model):
+    batch = Loader(rows(4), batch_rows=4).packed(range(4))
+    gradients = []
+    for coefficient in (1.0, 0.5):
+        optimizer = MasterAdamW(tiny_model, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.0)
+        loss = dataclasses.replace(CROSS_ENTROPY, coefficients={"nll": coefficient})
+        accumulate(tiny_model, batch, loss, optimizer, CONFIG)
+        optimizer.close()
+        gradients.append(torch.cat([g.flatten() for g in optimizer.gradients]))
+    torch.testing.assert_close(gradients[1], gradients[0] / 2, rtol=1e-4, atol=1e-7)
+
+
+def kill():
+    raise ZeroDivisionError
+
+
+def test_killed_after_a_checkpoint_it_writes_and_counts_no_step_twice(tiny_model, tokenizer, tmp_path):
+    again = copy.deepcopy(tiny_model)
+    whole = training(tiny_model, tokenizer, tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        training(copy.deepcopy(again), tokenizer, tmp_path / "parted", Watch(3, kill))  # step 3 is logged, 2 is saved
+    parted = training(again, tokenizer, tmp_path / "parted")
+    assert [m["step"] for m in Run.open(tmp_path / "parted").metrics()] == [1, 2, 3, 4, 5, 6]
+    assert parted.tokens == whole.tokens
+    assert torch.equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parted"))
+
+
+def test_no_batch_is_taken_that_is_not_trained_on(tiny_model, tokenizer, tmp_path, monkeypatch):
+    taken = []
+    packed = Loader.packed
+    monkeypatch.setattr(Loader, "packed", lambda self, chosen: taken.append(chosen) or packed(self, chosen))
+    training(tiny_model, tokenizer, tmp_path / "run", steps=3)
+    assert len(taken) == 3  # in RL a batch costs a whole round of sampling
+
+
+def test_a_gradient_that_is_no_number_names_its_rows_and_changes_no_weight(
+    tiny_model, tokenizer, tmp_path, monkeypatch
+):
+    before = copy.deepcopy(tiny_model.state_dict())
+    monkeypatch.setattr(MasterAdamW, "clip", lambda *_: math.inf)
+    with pytest.raises(NumericsError, match="gradient of step 1") as caught:
+        training(tiny_model, tokenizer, tmp_path / "run")
+    assert "rows.jsonl, line" in caught.value.where
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+
+
+def test_another_fingerprint_under_a_resume_is_refused_by_name(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=4)
+    with pytest.raises(RunError, match="another data"):
+        training(tiny_model, tokenizer, tmp_path / "run", fingerprint="another hash")
+
+
+def test_resuming_with_other_threads_is_announced(tiny_model, tokenizer, tmp_path, monkeypatch):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=4)
+    threads, progress = torch.get_num_threads(), Silent()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    training(tiny_model, tokenizer, tmp_path / "run", progress, steps=4)
+    assert any(f"resuming with {threads + 1} threads" in note for note in progress.notes)
+
+
+def test_the_rate_rises_over_the_warm_up_share_of_the_steps(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=4, warmup_ratio=0.5, lr_scheduler_type="constant")
+    rates = [m["learning_rate"] for m in Run.open(tmp_path / "run").metrics()]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # AdamW cancels the size of a gradient, unless epsilon is larger than it.
+        {"max_grad_norm": 1e-3, "adam_epsilon": 1.0},
+        {"weight_decay": 0.5},
+        {"adam_beta1": 0.0},
+        {"adam_beta2": 0.999},
+    ],
+)
+def test_every_setting_of_the_optimizer_has_an_effect(tiny_model, tokenizer, tmp_path, change):
+    base = {"max_grad_norm": 0.0, "adam_epsilon": change.get("adam_epsilon", 1e-8)}
+    again = copy.deepcopy(tiny_model)
+    training(tiny_model, tokenizer, tmp_path / "a", steps=4, **base)
+    training(again, tokenizer, tmp_path / "b", steps=4, **{**base, **change})
+    assert not torch.allclose(weights_of(tmp_path / "a", 4), weights_of(tmp_path / "b", 4), rtol=1e-3)
+
+
+def test_steps_between_are_not_logged(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", logging_steps=4)
+    assert [m["step"] for m in Run.open(tmp_path / "run").metrics()] == [4, 6]  # the last one always
+
+
+def test_a_checkpoint_that_lacks_a_file_is_damaged(tiny_model, tokenizer, tmp_path):
+    training(tiny_model, tokenizer, tmp_path / "run", steps=2)
+    folder = tmp_path / "run/checkpoints/step-2"
+    assert checkpoint.damage(folder) is None
+    (folder / "model/tokenizer.json").unlink()
+    assert checkpoint.damage(folder) == "model/tokenizer.json is missing"
+
+
+def test_freed_memory_is_given_back_once_the_heap_has_grown(tiny_model, tokenizer, tmp_path, monkeypatch):
+    sizes, returned = iter([1.0, 1.1, 1.2, 1.3]), []
+    monkeypatch.setattr(trainer, "memory_gib", lambda _: next(sizes))
+    monkeypatch.setattr(trainer, "return_freed_memory", lambda: returned.append(True))
+    training(tiny_model, tokenizer, tmp_path / "run", steps=4, save_steps=0)
+    assert len(returned) == 2  # 1.2 and 1.3 are more than 1.15 times the first
