@@ -202,3 +202,24 @@ def test_the_beginning_of_a_stop_text_is_not_streamed(tiny_model, tokenizer):
     text = engine.generate([Request(prompts(1)[0], sampled, seed=2)])[0].text
     request = Request(prompts(1)[0], dataclasses.replace(sampled, stop=(text[5:8],)), seed=2)
     assert "".join(engine.stream(request)) == text[: text.find(text[5:8])]
+
+
+def test_a_row_without_top_p_draws_the_same_beside_one_with_it():
+    logits = torch.randn(60, generator=torch.Generator().manual_seed(3))
+    for seed in range(50):
+        plain = _Live(0, Request((1,), Sampling(temperature=1.0), seed=seed), 0.0)
+        cut = _Live(1, Request((1,), Sampling(temperature=1.0, top_p=0.5), seed=seed), 0.0)
+        alone = _draw(logits[None], [plain])[0]
+        assert _draw(logits.expand(2, -1), [plain, cut])[0] == alone
+
+
+def test_a_stop_text_of_many_tokens_a_character_is_seen(tiny_model, tokenizer, monkeypatch):
+    engine = Engine(tiny_model, tokenizer)
+    text = "好的。用户：再问"
+    live = _Live(0, Request((1,), Sampling(max_new_tokens=99, stop=("用户：",))), 0.0)
+    ended = []
+    for token in tokenizer.encode(text):  # a byte each: three tokens a character
+        live.tokens.append(token)
+        if engine._ending(live) == "stop":
+            ended.append(tokenizer.decode(live.tokens))
+    assert ended[0] == "好的。用户："

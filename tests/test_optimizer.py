@@ -86,7 +86,9 @@ def test_schedules_rise_to_one_then_never_rise_again_and_end_at_the_minimum(kind
     assert rising == sorted(rising)
     assert rising[-1] == 1.0
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(falling))
-    assert factors[-1] == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)
+    after_the_last = schedule_factor(kind, total + 1, warmup_steps=warmup, total_steps=total, minimum=minimum)
+    assert after_the_last == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)
+    assert min(factors) > 0
 
 
 def test_a_parameter_without_a_gradient_in_a_step_counts_as_one_of_gradient_zero():

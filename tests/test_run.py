@@ -117,3 +117,10 @@ def test_items_are_written_whole(tmp_path: Path):
     assert [json.loads(line)["question"] for line in run.items_file.read_text(encoding="utf-8").splitlines()] == [
         "几？"
     ] * 2
+
+
+def test_a_record_cut_inside_a_character_is_left_out_like_any_other_cut_record(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    whole = json.dumps({"step": 1, "text": "好"}, ensure_ascii=False).encode() + b"\n"
+    file.write_bytes(whole + whole[:-4])
+    assert [record["step"] for record in read_jsonl(file)] == [1]

@@ -92,7 +92,9 @@ class Watch(Silent):
             self.act()
 
 
-def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, fingerprint="hash", **changes):
+def training(
+    model, tokenizer, folder: Path, progress=None, steps=6, data=None, fingerprint="hash", validate=None, **changes
+):
     config = CONFIG.model_copy(update={"save_steps": 2, **changes})
     run = Run.start(folder, {"stage": "test"})
     loader = Loader(data or rows(), batch_tokens=100, seed=3)
@@ -108,6 +110,7 @@ def training(model, tokenizer, folder: Path, progress=None, steps=6, data=None, 
             progress=progress or Silent(),
             speed=Speed(1e12),
             fingerprint={"data": fingerprint},
+            validate=validate,
         )
     finally:
         run.close()
@@ -266,7 +269,7 @@ def test_resuming_with_other_threads_is_announced(tiny_model, tokenizer, tmp_pat
     threads, progress = torch.get_num_threads(), Silent()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
     training(tiny_model, tokenizer, tmp_path / "run", progress, steps=4)
-    assert any(f"resuming with {threads + 1} threads" in note for note in progress.notes)
+    assert any(f"resuming with threads {threads + 1} instead of {threads}" in note for note in progress.notes)
 
 
 def test_the_rate_rises_over_the_warm_up_share_of_the_steps(tiny_model, tokenizer, tmp_path):
@@ -312,3 +315,48 @@ def test_freed_memory_is_given_back_once_the_heap_has_grown(tiny_model, tokenize
     monkeypatch.setattr(trainer, "return_freed_memory", lambda: returned.append(True))
     training(tiny_model, tokenizer, tmp_path / "run", steps=4, save_steps=0)
     assert len(returned) == 2  # 1.2 and 1.3 are more than 1.15 times the first
+
+
+def test_a_grader_that_fails_in_the_last_look_costs_no_training_and_the_look_is_made_up_for(
+    tiny_model, tokenizer, tmp_path
+):
+    again = copy.deepcopy(tiny_model)
+
+    def fails_at_the_end(step):
+        if step == 4:
+            raise ValueError("the grader")
+        return {"accuracy/validation": 0.5}
+
+    arguments = {"steps": 4, "save_steps": 0}
+    with pytest.raises(ValueError, match="the grader"):
+        training(tiny_model, tokenizer, tmp_path / "run", validate=fails_at_the_end, **arguments)
+    assert [step for step, _ in Run.open(tmp_path / "run").checkpoints()] == [4]
+    training(again, tokenizer, tmp_path / "run", validate=lambda step: {"accuracy/validation": step / 10}, **arguments)
+    lines = Run.open(tmp_path / "run").metrics()
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert lines[-1]["accuracy/validation"] == 0.4
+
+
+def test_killed_before_the_first_checkpoint_nothing_stands_twice(tiny_model, tokenizer, tmp_path):
+    again = copy.deepcopy(tiny_model)
+
+    def stop():
+        raise RuntimeError("killed")
+
+    look = {"validate": lambda _: {"loss/validation": 1.0}, "save_steps": 0}
+    with pytest.raises(RuntimeError):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(2, stop), **look)
+    training(again, tokenizer, tmp_path / "run", **look)
+    assert [line["step"] for line in Run.open(tmp_path / "run").metrics()] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_of_one_step_trains(tiny_model, tokenizer, tmp_path):
+    before = torch.cat([p.detach().flatten() for p in tiny_model.parameters()])
+    training(tiny_model, tokenizer, tmp_path / "run", steps=1)
+    assert not torch.equal(weights_of(tmp_path / "run", step=1), before)
+
+
+def test_ctrl_c_in_the_last_step_ends_the_recipe_and_keeps_the_training(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(6, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert Run.open(tmp_path / "run").checkpoints()[-1][0] == 6

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,12 @@ def _bytes(file: Path) -> int | None:
 def process_memory_gib() -> float:
     """Resident memory of this process, GiB."""
     return float(psutil.Process().memory_info().rss) / GIB
+
+
+def process_peak_memory_gib() -> float:
+    """The most resident memory this process has had, GiB; Linux counts it in KiB, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 
 
 def return_freed_memory() -> None:

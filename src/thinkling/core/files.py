@@ -159,6 +159,8 @@ def _sync_files(folder: Path) -> None:
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
+    for inner in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        sync_folder(inner)
 
 
 def _take_name(beside: Path, path: Path) -> None:
@@ -166,7 +168,11 @@ def _take_name(beside: Path, path: Path) -> None:
     if path.exists():
         replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
         os.rename(path, replaced)
-        os.rename(beside, path)
+        try:
+            os.rename(beside, path)
+        except OSError:
+            os.rename(replaced, path)
+            raise
         shutil.rmtree(replaced)
     else:
         os.rename(beside, path)

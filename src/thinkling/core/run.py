@@ -258,7 +258,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
     """Records of a file of ours. A last line cut off by a kill is left out; any other damage is an error."""
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = file.read_bytes().split(b"\n")  # a kill may have cut the last one inside a character
     for number, line in enumerate(lines, 1):
         if not line:
             continue

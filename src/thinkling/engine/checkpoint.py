@@ -70,7 +70,8 @@ def save(
         save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
         (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         (beside / MANIFEST).write_text(json.dumps(_hashes(beside), indent=2), encoding="utf-8")
-    for _, old in run.checkpoints()[:-keep]:
+    # A later folder was passed over as damaged; it must not count as one of those kept.
+    for _, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
         shutil.rmtree(old)
     return folder
 

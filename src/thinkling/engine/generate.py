@@ -25,6 +25,9 @@ from thinkling.model.decoder import Decoder
 from thinkling.model.packed import pack
 from thinkling.tokenizer.tokenizer import Tokenizer
 
+LOWEST_TEMPERATURE = 1e-3
+"""Below it logits divided by the temperature overflow fp32; 0 says greedy."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,7 +44,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         problems = {
-            f"temperature = {self.temperature}": self.temperature < 0,
+            f"temperature = {self.temperature}": self.temperature < 0 or 0 < self.temperature < LOWEST_TEMPERATURE,
             f"top_p = {self.top_p}": not 0 < self.top_p <= 1,
             f"max_new_tokens = {self.max_new_tokens}": self.max_new_tokens < 1,
             f"top_p = {self.top_p} with temperature 0 has no effect": self.temperature == 0 and self.top_p != 1,
@@ -49,7 +52,9 @@ class Sampling:
         }
         for what, present in problems.items():
             if present:
-                raise ConfigError(what, where="sampling", fix="temperature >= 0; 0 < top_p <= 1; max_new_tokens >= 1")
+                raise ConfigError(
+                    what, where="sampling", fix="temperature 0 or at least 0.001; 0 < top_p <= 1; max_new_tokens >= 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -234,8 +239,8 @@ class Engine:
         if live.tokens[-1] in self.tokenizer.stop_ids:
             return "stop"
         if sampling.stop:
-            # Only the last few tokens can have completed a stop text.
-            tail = self.tokenizer.decode(live.tokens[-(max(map(len, sampling.stop)) + 4) :])
+            # Only the last few tokens can have completed a stop text, and a token has at least one byte.
+            tail = self.tokenizer.decode(live.tokens[-(max(len(s.encode()) for s in sampling.stop) + 4) :])
             if any(s in tail for s in sampling.stop) and any(
                 s in self.tokenizer.decode(live.tokens) for s in sampling.stop
             ):
@@ -329,13 +334,16 @@ def _draw(logits: Tensor, states: Sequence[_Live]) -> Tensor:
     )
     top_p = torch.tensor([s.request.sampling.top_p for s in states], device=logits.device)
     probabilities = torch.softmax(logits / temperatures.unsqueeze(1), dim=-1)  # (R, V)
-    if bool((top_p < 1).any()):
-        ordered, order = probabilities.sort(dim=-1, descending=True)
+    tokens = _inverse_cdf(probabilities, uniform)
+    cut = [i for i, s in enumerate(states) if s.request.sampling.top_p < 1]
+    if cut:  # only these rows take the sorted way, so that no row's draw depends on its company
+        rows = torch.tensor(cut, device=logits.device)
+        ordered, order = probabilities[rows].sort(dim=-1, descending=True)
         # A token stays while the probability before it has not reached top_p: the first one always does.
         before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= top_p.unsqueeze(1), 0.0)
-        return order.gather(1, _inverse_cdf(ordered, uniform).unsqueeze(1)).squeeze(1)
-    return _inverse_cdf(probabilities, uniform)
+        ordered = ordered.masked_fill(before >= top_p[rows].unsqueeze(1), 0.0)
+        tokens[rows] = order.gather(1, _inverse_cdf(ordered, uniform[rows]).unsqueeze(1)).squeeze(1)
+    return tokens
 
 
 def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:

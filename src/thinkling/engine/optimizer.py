@@ -20,13 +20,14 @@ def schedule_factor(kind: Schedule, step: int, *, warmup_steps: int, total_steps
     """What the learning rate of update number `step` (from 1) is multiplied with.
 
     Linear warm-up to 1 over `warmup_steps`, then constant, or a linear or half-cosine (Loshchilov & Hutter 2017,
-    arXiv:1608.03983, equation 5) fall to `minimum` at `total_steps`.
+    arXiv:1608.03983, equation 5) fall that reaches `minimum` one step after the last, so that the last one counts.
     """
     if step <= warmup_steps:
         return step / max(warmup_steps, 1)
     if kind == "constant":
         return 1.0
-    share = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    peak = max(warmup_steps, 1)
+    share = min((step - peak) / (total_steps + 1 - peak), 1.0)
     fall = 1 - share if kind == "linear" else (1 + math.cos(math.pi * share)) / 2
     return minimum + (1 - minimum) * fall
 

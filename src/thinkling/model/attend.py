@@ -47,7 +47,8 @@ class PackedAttend:
         self._buckets: list[_Bucket] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        way = self.way or ("varlen" if q.is_cuda else "products")
+        half = q.dtype in (torch.bfloat16, torch.float16)  # torch's variable-length kernel knows no other
+        way = self.way or (("varlen" if half else "sdpa") if q.is_cuda else "products")
         if way == "sdpa":
             return packed_sdpa(q, k, v, self.starts)
         if way == "varlen":

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HEAD_OUTPUTS = ("logprobs", "entropy")
-"""What a loss may need; see `HeadOutput`."""
-
 
 @dataclass(frozen=True)
 class HeadOutput:

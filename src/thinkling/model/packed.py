@@ -113,5 +113,5 @@ class PackedDecoder:
 
 @torch.inference_mode()
 def pack(model: Decoder) -> PackedDecoder:
-    """Decode weights derived from `model` as it is now; later changes to it are not seen."""
+    """Decode weights derived from `model` as it is now. Pack again after any change: some are copies, others shared."""
     return PackedDecoder(model, prepack=model.device.type == "cpu" and model.dtype == torch.bfloat16 and can_prepack())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from thinkling.core.config import Config as Settings
 from thinkling.core.errors import ConfigError, DataError, RunError
@@ -70,6 +70,12 @@ class Config(Settings):
     versus: str | None = None
     """Compare item by item with this earlier evaluation: a run folder or @STAGE."""
 
+    @model_validator(mode="after")
+    def _top_p_needs_a_temperature(self) -> Config:
+        if self.temperature == 0 and self.top_p < 1:
+            raise ValueError("top_p has no effect at temperature 0; set temperature too, or leave top_p at 1")
+        return self
+
 
 def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
     """Evaluate and write evaluation.json and items.jsonl.
@@ -85,12 +91,11 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     began = time.monotonic()
     drawn = draw_problems(config, progress)
     progress.table("what this evaluation can show", power_in_words(drawn))
+    before = Run.open(Path(referred(config.versus, earlier))) if config.versus is not None else None
+    if before is not None:
+        refuse_what_cannot_be_compared(drawn, protocol(config), before)
     engine, identity = load_engine(referred(config.model, earlier), progress, slots=config.slots)
-    sampling = Sampling(
-        temperature=config.temperature,
-        top_p=config.top_p if config.temperature > 0 else 1.0,
-        max_new_tokens=config.max_new_tokens,
-    )
+    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
     asked = [(task, problem) for _, task, problems in drawn for problem in problems]
     start = time.monotonic()
     rollouts = attempt(engine, asked, sampling, seed=config.seed, system=config.system, progress=progress)
@@ -107,9 +112,9 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         "tokens_per_s": tokens / generating,
         "versus": None,
     }
-    if config.versus is not None:
-        evaluation["versus"] = compare(rows, evaluation, Run.open(Path(referred(config.versus, earlier))))
     run.items(rows)
+    if before is not None:
+        evaluation["versus"] = compare(rows, evaluation, before)
     run.write_evaluation(evaluation)
     run.finish("finished", minutes=(time.monotonic() - began) / 60, tokens=tokens)
 
@@ -264,28 +269,47 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def compare(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any], before: Run) -> dict[str, Any]:
-    """Item by item against an earlier evaluation of the same problems under the same protocol.
+def refuse_what_cannot_be_compared(
+    drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]], asked: Mapping[str, Any], before: Run
+) -> None:
+    """Before a token is generated: the earlier evaluation must hold these problems under this protocol.
 
     Raises:
         RunError: Problems or protocol differ.
     """
-    old = before.evaluation()
-    if old["protocol"] != evaluation["protocol"]:
-        changed = [k for k, v in evaluation["protocol"].items() if old["protocol"].get(k) != v]
+    old = before.evaluation()["protocol"]
+    changed = [key for key, value in asked.items() if old.get(key) != value]
+    if changed:
         raise RunError(
             f"the two evaluations differ in {', '.join(changed)}, so their difference would mean nothing",
             where=str(before.evaluation_file),
             fix="evaluate both with the same settings",
         )
-    earlier_right = {(r["label"], r["id"]): r["status"] == "right" for r in read_jsonl(before.items_file)}
-    missing = [row["id"] for row in rows if (row["label"], row["id"]) not in earlier_right]
+    known = {(row["label"], row["id"]) for row in read_jsonl(before.items_file)}
+    missing = [p.id for spec, _, problems in drawn for p in problems if (spec.label, p.id) not in known]
     if missing:
         raise RunError(
             f"{len(missing)} problems were not in the earlier evaluation, {missing[0]} first",
             where=str(before.items_file),
             fix="evaluate both on the same tasks, n and seed",
         )
+
+
+def compare(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any], before: Run) -> dict[str, Any]:
+    """Item by item against an earlier evaluation of the same problems under the same protocol.
+
+    Raises:
+        RunError: The models computed in different dtypes: part of the difference would be rounding.
+    """
+    old = before.evaluation()
+    dtypes = [result["model"]["dtype"] for result in (old, evaluation)]
+    if dtypes[0] != dtypes[1]:
+        raise RunError(
+            f"the earlier evaluation computed in {dtypes[0]} and this one in {dtypes[1]}",
+            where=str(before.evaluation_file),
+            fix="evaluate both on the same kind of machine",
+        )
+    earlier_right = {(r["label"], r["id"]): r["status"] == "right" for r in read_jsonl(before.items_file)}
 
     def versus(own: list[Mapping[str, Any]], label: str) -> dict[str, Any]:
         was = [earlier_right[row["label"], row["id"]] for row in own]

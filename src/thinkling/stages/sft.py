@@ -153,7 +153,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
             "base model": identity["hash"],
             "number of steps": ready.steps,
         },
-        validate=validator(config, model, tokenizer, run),
+        validate=validator(config, model, tokenizer, run, progress),
     )
     run.finish(
         "finished",
@@ -368,10 +368,13 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
 # looking at held-out problems -----------------------------------------------------------------------------------------
 
 
-def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate:
+def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run, progress: Progress) -> Validate:
     """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
     held_out = _held_out_rows(config, tokenizer)
-    batches = _as_batches(held_out, config) if held_out else []
+    if held_out is not None:
+        for line in held_out.report.lines():
+            progress.note(f"held out: {line}")
+    batches = _as_batches(held_out.rows, config) if held_out is not None else []
     problems = _held_out_problems(config)
 
     def validate(step: int) -> dict[str, float]:
@@ -410,16 +413,16 @@ def _tasks_held_out(config: Config) -> tuple[DataSpec, ...]:
     return config.validation or tuple(spec for spec in config.data if spec.task is not None)
 
 
-def _held_out_rows(config: Config, tokenizer: Tokenizer) -> list[TokenRow]:
+def _held_out_rows(config: Config, tokenizer: Tokenizer) -> Prepared | None:
     specs = _tasks_held_out(config)
     if not specs or not config.validation_rows:
-        return []
+        return None
     each = max(1, config.validation_rows // len(specs))
     conversations = []
     for spec in specs:
         some = spec.model_copy(update={"n": min(spec.n or each, each)})
         conversations += conversations_of(some, config, "validation")
-    return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0).rows
+    return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0)
 
 
 def _held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
