@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests
 
-.PHONY: quickstart test check setup format lint types docs clean
+.PHONY: quickstart test check setup format clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/thinkling quickstart
@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests
+	$(MAKE) --no-print-directory test
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format src tests benchmarks
