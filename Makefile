@@ -17,15 +17,15 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing thinkling and what it needs (about two minutes the first time) ..."
-	$(INSTALL) --editable '.[report]'
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(INSTALL) --editable '.[report,test]'
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(INSTALL) --editable '.[report,test,dev]'
+	$(INSTALL) --editable '.[test,dev]'
 	touch $@
 
 test: $(VENV)/.test
