@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.model import attend
-from thinkling.model.attend import PackedAttend, packed_sdpa
+from thinkling.model.attend import PackedAttend
 
 
 def inputs(lengths, heads=6, kv_heads=2, width=8, seed=0):
@@ -25,7 +25,7 @@ def test_products_equal_sdpa_forward_and_backward_for_any_lengths(lengths, heads
     gradients, outputs = [], []
     for way in ("products", "sdpa"):
         leaves, starts = inputs(lengths, *heads)
-        out = PackedAttend(starts, way)(0, *leaves)
+        out = PackedAttend(starts, way=way)(0, *leaves)
         out.backward(torch.cos(torch.arange(out.numel()).view_as(out)))
         outputs.append(out.detach())
         gradients.append([leaf.grad for leaf in leaves])
@@ -38,25 +38,25 @@ def test_products_equal_sdpa_forward_and_backward_for_any_lengths(lengths, heads
 def test_recomputing_and_falling_back_change_no_number(monkeypatch, keep, products):
     lengths = [9, 30, 31, 64]
     leaves, starts = inputs(lengths)
-    wanted = torch.autograd.grad(PackedAttend(starts, "sdpa")(0, *leaves).square().sum(), leaves)
+    wanted = torch.autograd.grad(PackedAttend(starts, way="sdpa")(0, *leaves).square().sum(), leaves)
     monkeypatch.setattr(attend, "KEEP_PROBABILITIES_UP_TO", keep)
     monkeypatch.setattr(attend, "PRODUCTS_UP_TO", products)
-    given = torch.autograd.grad(PackedAttend(starts, "products")(0, *leaves).square().sum(), leaves)
+    given = torch.autograd.grad(PackedAttend(starts, way="products")(0, *leaves).square().sum(), leaves)
     for ours, theirs in zip(given, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_bucket_cut_by_the_element_budget_changes_no_number(monkeypatch):
     leaves, starts = inputs([20] * 8)
-    wanted = packed_sdpa(*leaves, starts.tolist())
+    wanted = PackedAttend(starts, way="sdpa")(0, *leaves)
     monkeypatch.setattr(attend, "BUCKET_ELEMENTS", 3 * 6 * 20**2)
-    torch.testing.assert_close(PackedAttend(starts, "products")(0, *leaves), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(PackedAttend(starts, way="products")(0, *leaves), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["products", "sdpa"])
 def test_no_segment_sees_another_and_no_token_the_future(way):
     leaves, starts = inputs([4, 5])
-    out = PackedAttend(starts, way)(0, *leaves)
+    out = PackedAttend(starts, way=way)(0, *leaves)
     out[5].sum().backward()  # the second token of the second segment
     for leaf in leaves[1:]:
         seen = leaf.grad.flatten(1).abs().sum(1) > 0
@@ -65,10 +65,10 @@ def test_no_segment_sees_another_and_no_token_the_future(way):
 
 def test_bf16_products_are_as_near_to_fp32_as_sdpa_in_bf16():
     leaves, starts = inputs([50, 60, 7], width=16)
-    exact = packed_sdpa(*leaves, starts.tolist())
+    exact = PackedAttend(starts, way="sdpa")(0, *leaves)
     rounded = [leaf.detach().bfloat16() for leaf in leaves]
     errors = {
-        way: (PackedAttend(starts, way)(0, *rounded).float() - exact).abs().mean() for way in ("products", "sdpa")
+        way: (PackedAttend(starts, way=way)(0, *rounded).float() - exact).abs().mean() for way in ("products", "sdpa")
     }
     assert errors["products"] < 2 * errors["sdpa"]
 
@@ -76,4 +76,46 @@ def test_bf16_products_are_as_near_to_fp32_as_sdpa_in_bf16():
 def test_no_product_is_larger_than_the_element_budget(monkeypatch):
     monkeypatch.setattr(attend, "BUCKET_ELEMENTS", 3 * 6 * 20**2)
     _, starts = inputs([20] * 8)
-    assert [len(bucket.places) for bucket in attend._buckets(starts.tolist(), heads=6)] == [3, 3, 2]
+    segments = attend._segments(starts.tolist(), ())
+    assert [len(bucket.places) for bucket in attend._buckets(segments, heads=6)] == [3, 3, 2]
+
+
+trees = st.lists(st.tuples(st.integers(1, 40), st.integers(-1, 6)), min_size=1, max_size=7).map(
+    lambda drawn: ([length for length, _ in drawn], tuple(min(prefix, s - 1) for s, (_, prefix) in enumerate(drawn)))
+)
+"""Lengths of segments, and the earlier one that each continues or -1."""
+
+
+def chain(prefixes, s):
+    """The segments that s sees, itself the last."""
+    return [*(chain(prefixes, prefixes[s]) if prefixes[s] >= 0 else []), s]
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees, st.sampled_from([(6, 2), (4, 4), (3, 1)]), st.sampled_from(["products", "sdpa"]))
+def test_continuing_a_prefix_equals_repeating_it_for_each_segment(tree, heads, way):
+    lengths, prefixes = tree
+    leaves, starts = inputs(lengths, *heads)
+    out = PackedAttend(starts, prefixes, way=way)(0, *leaves)
+    wave = torch.cos(torch.arange(out.numel()).view_as(out))
+    given = torch.autograd.grad(out, leaves, wave)
+    parts = []
+    for s in range(len(lengths)):
+        seen = torch.cat([torch.arange(starts[one], starts[one + 1]) for one in chain(prefixes, s)])
+        whole = PackedAttend(torch.tensor([0, len(seen)]), way="sdpa")(0, *(leaf[seen] for leaf in leaves))
+        parts.append(whole[len(seen) - lengths[s] :])
+    torch.testing.assert_close(out, torch.cat(parts), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(given, torch.autograd.grad(torch.cat(parts), leaves, wave), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("keep", "products"), [(0, 2048), (0, 16)])
+def test_recomputing_and_falling_back_change_no_number_behind_a_prefix(monkeypatch, keep, products):
+    leaves, starts = inputs([9, 12, 30, 5])
+    prefixes = (-1, 0, 0, 1)
+    wanted = torch.autograd.grad(PackedAttend(starts, prefixes, way="sdpa")(0, *leaves).square().sum(), leaves)
+    monkeypatch.setattr(attend, "KEEP_PROBABILITIES_UP_TO", keep)
+    monkeypatch.setattr(attend, "PRODUCTS_UP_TO", products)
+    given = torch.autograd.grad(PackedAttend(starts, prefixes, way="products")(0, *leaves).square().sum(), leaves)
+    for ours, theirs in zip(given, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -80,7 +80,7 @@ def test_packed_logits_equal_those_of_transformers_row_by_row(pair):
     rows, starts, positions = stream()
     wanted = torch.cat([theirs(row.unsqueeze(0)).logits[0] for row in rows])
     for way in ("products", "sdpa"):
-        given = ours.logits(ours(torch.cat(rows), positions, PackedAttend(starts, way)))
+        given = ours.logits(ours(torch.cat(rows), positions, PackedAttend(starts, way=way)))
         torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_gradients_equal_those_of_transformers(pair):
     theirs, ours = pair
     rows, starts, positions = stream()
     sum(theirs(row.unsqueeze(0)).logits.logsumexp(-1).sum() for row in rows).backward()
-    ours.logits(ours(torch.cat(rows), positions, PackedAttend(starts, "products"))).logsumexp(-1).sum().backward()
+    ours.logits(ours(torch.cat(rows), positions, PackedAttend(starts, way="products"))).logsumexp(-1).sum().backward()
     wanted = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         scale = wanted[name].grad.abs().max()

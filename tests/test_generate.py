@@ -28,7 +28,7 @@ def plain_greedy(model, prompt, steps, stop_ids):
     tokens, logprobs = list(prompt), []
     for _ in range(steps):
         n = len(tokens)
-        hidden = model(torch.tensor(tokens), torch.arange(n), PackedAttend(torch.tensor([0, n]), "sdpa"))
+        hidden = model(torch.tensor(tokens), torch.arange(n), PackedAttend(torch.tensor([0, n]), way="sdpa"))
         log_p = torch.log_softmax(model.logits(hidden[-1:])[0].float(), -1)
         tokens.append(int(log_p.argmax()))
         logprobs.append(float(log_p.max()))
@@ -64,7 +64,7 @@ def test_logprobs_are_of_the_unmodified_policy(tiny_model, tokenizer):
     tokens = torch.tensor([*prompt, *completion.tokens])
     starts = torch.tensor([0, len(tokens)])
     with torch.no_grad():
-        hidden = tiny_model(tokens, torch.arange(len(tokens)), PackedAttend(starts, "sdpa"))
+        hidden = tiny_model(tokens, torch.arange(len(tokens)), PackedAttend(starts, way="sdpa"))
         log_p = torch.log_softmax(tiny_model.logits(hidden), -1)
     wanted = [float(log_p[len(prompt) - 1 + i, t]) for i, t in enumerate(completion.tokens)]
     assert completion.logprobs == pytest.approx(wanted, abs=1e-4)

@@ -21,7 +21,7 @@ from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
 from thinkling.engine import checkpoint, trainer
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, train
+from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, micro_batches, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.attend import PackedAttend
 from thinkling.model.folder import load_folder
@@ -44,7 +44,7 @@ def rows(n=24, seed=0):
 
 def fp32_gradients(model, batch, config):
     optimizer = MasterAdamW(model, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.0)
-    means = accumulate(model, batch, CROSS_ENTROPY, optimizer, config)
+    means, _ = accumulate(model, batch, CROSS_ENTROPY, optimizer, config)
     optimizer.close()
     return means["nll"], torch.cat([g.flatten() for g in optimizer.gradients])
 
@@ -54,7 +54,7 @@ def fp32_gradients(model, batch, config):
 def test_micro_batches_and_chunks_leave_the_whole_batchs_gradient(tiny_model, micro_batch_tokens, head_chunk):
     batch = Loader(rows(), batch_rows=24).packed(range(24))
     # The oracle: full logits, one mean over all counted tokens, autograd.
-    hidden = tiny_model(batch.tokens, batch.positions, PackedAttend(batch.starts, "sdpa"))
+    hidden = tiny_model(batch.tokens, batch.positions, PackedAttend(batch.starts, way="sdpa"))
     places = batch.targets()
     losses = F.cross_entropy(tiny_model.logits(hidden)[places - 1], batch.tokens[places], reduction="none")
     wanted = (losses * batch.loss_weights[places]).sum() / batch.loss_weights.sum()
@@ -65,6 +65,21 @@ def test_micro_batches_and_chunks_leave_the_whole_batchs_gradient(tiny_model, mi
     assert loss == pytest.approx(wanted.item(), rel=1e-5)
     torch.testing.assert_close(gradient, oracle, rtol=1e-3, atol=1e-5)
     assert mean_loss(tiny_model, [batch], config) == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [130, 10_000])
+def test_a_shared_beginning_leaves_the_gradient_of_the_rows_written_out(tiny_model, monkeypatch, micro_batch_tokens):
+    instruction = list(range(100, 120))
+    given = [dataclasses.replace(r, tokens=instruction + r.tokens, weights=[0.0] * 20 + r.weights) for r in rows(8)]
+    batch = Loader(given, batch_rows=8).packed(range(8))
+    config = TrainerConfig(micro_batch_tokens=micro_batch_tokens)
+    loss, gradient = fp32_gradients(tiny_model, batch, config)
+    computed = sum(micro.n_tokens for micro in micro_batches(batch, config, tiny_model.device))
+    assert computed < batch.n_tokens
+    monkeypatch.setattr(trainer, "share", lambda part: part)
+    plain_loss, plain = fp32_gradients(tiny_model, batch, config)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    torch.testing.assert_close(gradient, plain, rtol=1e-3, atol=1e-5)
 
 
 def test_tokens_of_weight_zero_change_nothing(tiny_model):

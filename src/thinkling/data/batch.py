@@ -2,7 +2,8 @@
 
 N tokens of S segments lie one behind the other. `loss_weights[i]` says how much the loss counts the prediction *of*
 token i, which the model makes at position i - 1 of the same segment; prompts weigh 0. Any normalisation by sequence or
-group is already in the weights.
+group is already in the weights. A segment may name an earlier one as its prefix (prefixes.py): it sees that one's
+tokens and what they see, and its positions go on from there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Batch:
     """One name a segment: the row it came from, for error messages."""
     columns: dict[str, Tensor] = field(default_factory=dict)
     """Further per-token columns, (N,) or (N, k): old_logprobs, advantages, teacher_logprobs."""
+    prefixes: tuple[int, ...] = ()
+    """The segment that each continues, an earlier one, or -1; empty: none continues another."""
 
     @property
     def n_tokens(self) -> int:
@@ -46,8 +49,16 @@ class Batch:
         return (self.starts[1:] - self.starts[:-1]).tolist()
 
     def targets(self) -> Tensor:
-        """(M,) places of the tokens whose prediction counts; each is predicted at the place before it."""
+        """(M,) places of the tokens whose prediction counts."""
         return self.loss_weights.nonzero().squeeze(1)
+
+    def predictors(self) -> Tensor:
+        """(M,) the place that predicts each target: the one before it, for a first token the end of its prefix."""
+        before = torch.arange(-1, self.n_tokens - 1)
+        for s, prefix in enumerate(self.prefixes):
+            if prefix >= 0:
+                before[self.starts[s]] = self.starts[prefix + 1] - 1
+        return before.to(self.tokens.device)[self.targets()]
 
     def supervised(self) -> Batch:
         """The M counted tokens alone, weights and columns included: what a loss sees. Its segments mean nothing."""
@@ -71,6 +82,7 @@ class Batch:
 
     def segments(self, low: int, high: int) -> Batch:
         """Segments low to high as a Batch of their own."""
+        assert not self.prefixes, "a stream is split before its prefixes are shared"
         begin, end = int(self.starts[low]), int(self.starts[high])
         return self._rows(
             slice(begin, end),

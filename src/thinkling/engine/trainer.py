@@ -27,6 +27,7 @@ from thinkling.core.errors import Interrupted, NumericsError, RunError
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
+from thinkling.data.prefixes import share
 from thinkling.engine import checkpoint
 from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
 from thinkling.losses import Loss
@@ -105,23 +106,33 @@ class Speed:
     """Of this machine at the model's dtype, measured."""
 
 
-def step_flops(config: ModelConfig, batch: Batch) -> float:
-    """FLOPs of one training step as the mathematics asks for them: 6 per matrix parameter and token, the head where
-    a prediction counts, and causal attention (12 H E a pair of tokens, half of the pairs)."""
-    supervised = int((batch.loss_weights > 0).sum())
-    pairs = sum(n * n for n in batch.lengths) / 2
+def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> list[Batch]:
+    """What a step computes: its batch in parts that fit, the common beginnings in each part computed once.
+
+    On CUDA nothing is shared: torch's variable-length kernel has not been tried with prefixes.
+    """
+    parts = batch.split(config.micro_batch_tokens)
+    return [(share(part) if device.type == "cpu" else part).to(device) for part in parts]
+
+
+def step_flops(config: ModelConfig, micros: list[Batch]) -> float:
+    """FLOPs of one training step as it is computed: 6 per matrix parameter and token, the head where a prediction
+    counts, and attention (12 H E a pair of tokens that see each other)."""
+    tokens = sum(micro.n_tokens for micro in micros)
+    supervised = sum(len(micro.targets()) for micro in micros)
+    # A token at position p sees p + 1 tokens, its prefixes' included; counted as causal attention is, half a square.
+    pairs = sum(float(micro.positions.sum()) + micro.n_tokens / 2 for micro in micros)
     attention = 12 * config.n_layers * config.n_heads * config.head_width * pairs
-    return (
-        6.0 * config.matrix_parameters * batch.n_tokens
-        + 6.0 * config.vocab_size * config.width * supervised
-        + attention
-    )
+    return 6.0 * config.matrix_parameters * tokens + 6.0 * config.vocab_size * config.width * supervised + attention
 
 
 def accumulate(
     model: Decoder, batch: Batch, loss: Loss, optimizer: MasterAdamW, config: TrainerConfig
-) -> dict[str, float]:
-    """Add the gradient of the whole batch's loss to the optimizer's sums; returns each term's mean.
+) -> tuple[dict[str, float], list[Batch]]:
+    """Add the gradient of the whole batch's loss to the optimizer's sums.
+
+    Returns:
+        Each term's mean, and the micro-batches that were computed.
 
     Raises:
         NumericsError: A loss is not a number; names the rows.
@@ -131,21 +142,21 @@ def accumulate(
         f"a batch without anything to learn reached the trainer: {counts}"
     )
     totals = dict.fromkeys(counts, 0.0)
-    for micro in batch.split(config.micro_batch_tokens):
-        for term, value in _micro_batch(model, micro.to(model.device), loss, counts, optimizer, config).items():
+    micros = micro_batches(batch, config, model.device)
+    for micro in micros:
+        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config).items():
             totals[term] += value
-    return {term: total / counts[term] for term, total in totals.items()}
+    return {term: total / counts[term] for term, total in totals.items()}, micros
 
 
 def _micro_batch(
     model: Decoder, micro: Batch, loss: Loss, counts: Any, optimizer: MasterAdamW, config: TrainerConfig
 ) -> dict[str, float]:
     """Forward and backward of one micro-batch; returns the terms' sums."""
-    places = micro.targets()
-    if not len(places):
+    if not len(micro.targets()):
         return {}
-    hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts))  # (N, D)
-    chosen = hidden[places - 1]  # (M, D): the place before a token predicts it
+    hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
+    chosen = hidden[micro.predictors()]  # (M, D)
     supervised = micro.supervised()
     sums: dict[str, float] = {}
 
@@ -197,11 +208,10 @@ def mean_loss(model: Decoder, batches: list[Batch], config: TrainerConfig) -> fl
     """Nats per counted token over fixed batches."""
     total, count = 0.0, 0.0
     for batch in batches:
-        for micro in batch.split(config.micro_batch_tokens):
-            moved = micro.to(model.device)
-            hidden = model(moved.tokens, moved.positions, PackedAttend(moved.starts))
-            kept = moved.supervised()
-            out = predictions(hidden[moved.targets() - 1], model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
+        for micro in micro_batches(batch, config, model.device):
+            hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
+            kept = micro.supervised()
+            out = predictions(hidden[micro.predictors()], model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
             total -= float((out.logprobs * kept.loss_weights).sum())
             count += float(kept.loss_weights.sum())
     return total / count
@@ -293,7 +303,7 @@ class _Loop:
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         began = time.monotonic()
-        means = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
+        means, micros = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
         norm = self.optimizer.clip(self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise NumericsError(
@@ -321,9 +331,10 @@ class _Loop:
             "gradient/norm": norm,
             "learning_rate": rate,
             "tokens/step": batch.n_tokens,
-            "tokens/supervised": int((batch.loss_weights > 0).sum()),
+            "tokens/computed": sum(micro.n_tokens for micro in micros),
+            "tokens/supervised": len(batch.targets()),
             "tokens/per_s": batch.n_tokens / took,
-            "mfu": step_flops(self.model.config, batch) / took / self.speed.peak_flops,
+            "mfu": step_flops(self.model.config, micros) / took / self.speed.peak_flops,
             "memory/gib": memory,
             "time/step_s": took,
         }

@@ -1,6 +1,7 @@
 """Who sees whom: one layout object, made once a forward, called by every layer with its queries, keys and values.
 
-`PackedAttend` carries out causal attention inside each segment of a packed stream, in one of three ways that agree:
+`PackedAttend` carries out causal attention inside each segment of a packed stream and to the segments it continues (a
+prefix that many share is computed once), in one of three ways that agree:
 `products` (CPU: our own matrix products with a hand-written backward), `varlen` (CUDA: torch's variable-length kernel)
 and `sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new token a sequence against a
 cache.
@@ -33,16 +34,17 @@ class Attend(Protocol):
 
 
 class PackedAttend:
-    """Causal attention inside each segment; segments never see each other.
+    """Causal attention inside each segment and to the prefixes it continues; other segments are not seen.
 
     Args:
         starts: (S + 1,) segment boundaries, on the host.
+        prefixes: The earlier segment that each continues, or -1; empty: none continues another.
         way: products, varlen or sdpa; None takes the fastest that the device of `q` has.
     """
 
-    def __init__(self, starts: Tensor, way: str | None = None) -> None:
+    def __init__(self, starts: Tensor, prefixes: tuple[int, ...] = (), way: str | None = None) -> None:
         assert way in (None, "products", "varlen", "sdpa"), way
-        self.starts = starts.tolist()
+        self.segments = _segments(starts.tolist(), prefixes)
         self.way = way
         self._buckets: list[_Bucket] | None = None
 
@@ -50,30 +52,79 @@ class PackedAttend:
         half = q.dtype in (torch.bfloat16, torch.float16)  # torch's variable-length kernel knows no other
         way = self.way or (("varlen" if half else "sdpa") if q.is_cuda else "products")
         if way == "sdpa":
-            return packed_sdpa(q, k, v, self.starts)
+            return packed_sdpa(q, k, v, self.segments)
         if way == "varlen":
-            return _varlen(q, k, v, self.starts)
+            return _varlen(q, k, v, self.segments)
         if self._buckets is None:
-            self._buckets = _buckets(self.starts, heads=q.shape[1])
+            self._buckets = _buckets(self.segments, heads=q.shape[1])
         return _products(q, k, v, self._buckets)
 
 
-def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
+@dataclass(frozen=True)
+class _Segment:
+    """Tokens begin to end of the stream, and those before them that they see too."""
+
+    begin: int
+    end: int
+    before: tuple[tuple[int, int], ...]
+    """(begin, end) of each prefix, the first one first."""
+
+    @property
+    def length(self) -> int:
+        return self.end - self.begin
+
+    def seen(self) -> Tensor:
+        """(m,) places of all keys of this segment, in the order of their positions."""
+        return torch.cat([torch.arange(begin, end) for begin, end in (*self.before, (self.begin, self.end))])
+
+    @property
+    def n_seen(self) -> int:
+        return sum(end - begin for begin, end in self.before) + self.length
+
+
+def _segments(starts: list[int], prefixes: tuple[int, ...]) -> list[_Segment]:
+    found: list[_Segment] = []
+    for s, (begin, end) in enumerate(itertools.pairwise(starts)):
+        prefix = prefixes[s] if prefixes else -1
+        assert prefix < s, "a prefix comes before what continues it"
+        before = (*found[prefix].before, (found[prefix].begin, found[prefix].end)) if prefix >= 0 else ()
+        found.append(_Segment(begin, end, before))
+    return found
+
+
+def _future(n: int, m: int) -> Tensor:
+    """(n, m) the last n of m tokens as queries: which keys lie ahead of each."""
+    return torch.ones(n, m, dtype=torch.bool).triu_(1 + m - n)
+
+
+def _one_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's attention of the last n of m tokens: q (n, H, E), k and v (m, K, E) -> (n, H, E)."""
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, H or K, n or m, E)
+    n, m = q.shape[2], k.shape[2]
+    mask = None if n == m else ~_future(n, m).to(q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n == m, enable_gqa=True)[0].transpose(0, 1)
+
+
+def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, segments: list[_Segment]) -> Tensor:
     """The plain way: torch's attention, one segment after the other. Shapes as in `Attend`."""
     out = []
-    for begin, end in itertools.pairwise(starts):
-        one_q, one_k, one_v = (x[begin:end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, H or K, n, E)
-        one = F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True, enable_gqa=True)
-        out.append(one[0].transpose(0, 1))
+    for segment in segments:
+        if segment.before:
+            seen = segment.seen().to(q.device)
+            out.append(_one_sdpa(q[segment.begin : segment.end], k[seen], v[seen]))
+        else:
+            out.append(_one_sdpa(*(x[segment.begin : segment.end] for x in (q, k, v))))
     return torch.cat(out)  # (N, H, E)
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int]) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: list[_Segment]) -> Tensor:
     """torch's variable-length attention (CUDA, torch 2.12 or later); the window (-1, 0) is causal."""
     from torch.nn.attention.varlen import varlen_attn
 
+    assert not any(segment.before for segment in segments), "prefixes are shared on the CPU only"
+    starts = [0, *(segment.end for segment in segments)]
     boundaries = torch.tensor(starts, dtype=torch.int32, device=q.device)
-    longest = max(end - begin for begin, end in itertools.pairwise(starts))
+    longest = max(segment.length for segment in segments)
     causal = (-1, 0)
     out: Tensor = varlen_attn(  # type: ignore[assignment]
         q, k, v, boundaries, boundaries, longest, longest, window_size=causal, enable_gqa=True
@@ -89,50 +140,76 @@ class _Bucket:
     """Segments computed together, padded to the longest of them; a padded cell stands for the last token of its row."""
 
     places: Tensor
-    """(B, n) place of each cell's token in the stream."""
+    """(B, n) place of each query cell's token in the stream."""
+    seen: Tensor
+    """(B, m) place of each key cell's token: those of the prefixes, then the segment's own."""
+    future: Tensor
+    """(B, n, m), or (1, n, m) where it is the same for all: which keys a query must not see."""
     tokens: Tensor
     """(R,) places of the real tokens."""
     padded: Tensor
-    """(P,) which of the B*n cells are padding."""
+    """(P,) which of the B*n query cells are padding."""
     real: Tensor
     """(R,) which of them are tokens, in the order of `tokens`."""
+    own: Tensor
+    """(R,) which of the B*m key cells are these tokens."""
+    inherited: Tensor
+    """(C,) which of the B*m key cells belong to a prefix."""
+    owners: Tensor
+    """(C,) places of their tokens."""
 
-    def rows(self, kv_heads: int, group: int) -> Tensor:
-        """(B*K*G*n,) rows of a (N*K*G, E) tensor in the order (B, K, G, n): one gather folds heads and segments."""
-        heads = torch.arange(kv_heads * group, device=self.places.device).view(1, kv_heads, group, 1)
-        return (self.places[:, None, None, :] * (kv_heads * group) + heads).flatten()
+
+def _rows(places: Tensor, kv_heads: int, group: int) -> Tensor:
+    """(B*K*G*n,) rows of a (N*K*G, E) tensor in the order (B, K, G, n): one gather folds heads and segments."""
+    heads = torch.arange(kv_heads * group, device=places.device).view(1, kv_heads, group, 1)
+    return (places[:, None, None, :] * (kv_heads * group) + heads).flatten()
 
 
-def _buckets(starts: list[int], heads: int) -> list[_Bucket]:
-    """Segments sorted by length and cut where the longest would exceed the shortest by BUCKET_RATIO."""
-    order = sorted(range(len(starts) - 1), key=lambda s: starts[s + 1] - starts[s])
+def _buckets(segments: list[_Segment], heads: int) -> list[_Bucket]:
+    """Segments sorted by length and cut where the longest would exceed the shortest by BUCKET_RATIO.
+
+    A segment that sees more than PRODUCTS_UP_TO is alone: SDPA takes it as it is.
+    """
     buckets: list[_Bucket] = []
-    members: list[int] = []
-    for s in order:
-        length = starts[s + 1] - starts[s]
+    members: list[_Segment] = []
+    for segment in sorted(segments, key=lambda one: (one.length, one.n_seen)):
         if members:
-            shortest = starts[members[0] + 1] - starts[members[0]]
-            full = (len(members) + 1) * heads * length**2 > BUCKET_ELEMENTS
-            if length > max(shortest * BUCKET_RATIO, 32) or full:
-                buckets.append(_bucket(starts, members))
+            longest = max(one.n_seen for one in (*members, segment))
+            full = (len(members) + 1) * heads * segment.length * longest > BUCKET_ELEMENTS
+            uneven = segment.length > max(members[0].length * BUCKET_RATIO, 32)
+            if full or uneven or longest > PRODUCTS_UP_TO:
+                buckets.append(_bucket(members))
                 members = []
-        members.append(s)
-    buckets.append(_bucket(starts, members))
+        members.append(segment)
+    buckets.append(_bucket(members))
     return buckets
 
 
-def _bucket(starts: list[int], members: list[int]) -> _Bucket:
-    begins = torch.tensor([starts[s] for s in members])
-    lengths = torch.tensor([starts[s + 1] - starts[s] for s in members])
-    steps = torch.arange(int(lengths.max()))
-    inside = steps < lengths.unsqueeze(1)  # (B, n)
-    places = begins.unsqueeze(1) + torch.minimum(steps, lengths.unsqueeze(1) - 1)
-    flat = inside.flatten()
+def _bucket(members: list[_Segment]) -> _Bucket:
+    lengths = torch.tensor([one.length for one in members]).unsqueeze(1)  # (B, 1)
+    seen_lengths = torch.tensor([one.n_seen for one in members]).unsqueeze(1)  # (B, 1)
+    before = seen_lengths - lengths
+    n, m = int(lengths.max()), int(seen_lengths.max())
+    cells, key_cells = torch.arange(n), torch.arange(m)
+    begins = torch.tensor([one.begin for one in members]).unsqueeze(1)
+    places = begins + torch.minimum(cells, lengths - 1)  # (B, n)
+    seen = begins + (torch.minimum(key_cells, seen_lengths - 1) - before)  # (B, m), right for a segment's own tokens
+    inherits = key_cells < before
+    seen[inherits] = torch.cat([one.seen()[: one.n_seen - one.length] for one in members])
+    inside = cells < lengths
+    alike = bool((before == before[0]).all())
+    # Query i stands at place before + i among the keys; padded keys come last and are ahead of every real query.
+    future = key_cells > (before[:1] if alike else before).unsqueeze(2) + cells.unsqueeze(1)  # (1 or B, n, m)
     return _Bucket(
         places=places,
+        seen=seen,
+        future=future,
         tokens=places[inside],
-        padded=(~flat).nonzero().squeeze(1),
-        real=flat.nonzero().squeeze(1),
+        padded=(~inside).flatten().nonzero().squeeze(1),
+        real=inside.flatten().nonzero().squeeze(1),
+        own=(~inherits & (key_cells < seen_lengths)).flatten().nonzero().squeeze(1),
+        inherited=inherits.flatten().nonzero().squeeze(1),
+        owners=seen[inherits],
     )
 
 
@@ -144,8 +221,9 @@ def _products(q: Tensor, k: Tensor, v: Tensor, buckets: list[_Bucket]) -> Tensor
 class _Products(torch.autograd.Function):
     """Grouped-query attention as plain matrix products: the G query heads of one key head become rows of one product.
 
-    A padded cell lies behind its segment, so that no real query sees it (causality); as a query its probabilities are
-    set to zero, so that it adds nothing to the gradients.
+    A padded key lies behind its segment, so that no real query sees it (causality); as a query its probabilities are
+    set to zero, so that it adds nothing to the gradients. What continues a prefix adds to the gradient of its keys and
+    values; these sums are fp32, because many may continue the same one.
     """
 
     @staticmethod
@@ -153,13 +231,14 @@ class _Products(torch.autograd.Function):
         out = torch.empty_like(q)
         kept: list[Tensor | None] = []
         for bucket in buckets:
-            if bucket.places.shape[1] > PRODUCTS_UP_TO:
-                out[bucket.tokens] = _long_forward(q, k, v, bucket)
+            if bucket.seen.shape[1] > PRODUCTS_UP_TO:
+                out[bucket.tokens] = _one_sdpa(q[bucket.tokens], k[bucket.seen[0]], v[bucket.seen[0]])
                 kept.append(None)
                 continue
-            p = _probabilities(q, k, bucket)  # (B*K, G*n, n)
-            _scatter(out, torch.bmm(p, _fold(v, 1, bucket)), bucket)
-            kept.append(p if bucket.places.shape[1] <= KEEP_PROBABILITIES_UP_TO else None)
+            p = _probabilities(q, k, bucket)  # (B*K, G*n, m)
+            whole = torch.bmm(p, _fold(v, 1, bucket.seen))  # (B*K, G*n, E)
+            out.index_copy_(0, bucket.tokens, _cells(whole, q.shape[1], bucket.places.shape, bucket.real))
+            kept.append(p if bucket.seen.shape[1] <= KEEP_PROBABILITIES_UP_TO else None)
         ctx.buckets = buckets
         ctx.kept = kept if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(q, k, v)
@@ -170,82 +249,89 @@ class _Products(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         d_out = gradients[0].contiguous()
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        later: list[tuple[Tensor, Tensor, Tensor]] = []  # owners and their gradients from those that continue them
         for bucket, kept in zip(ctx.buckets, ctx.kept, strict=True):
-            if bucket.places.shape[1] > PRODUCTS_UP_TO:
-                parts = _long_backward(q, k, v, d_out, bucket)
-                for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
-                    whole[bucket.tokens] = part
-            else:
-                parts = _bucket_backward(q, k, v, d_out, bucket, kept)
-                for whole, part in zip((d_q, d_k, d_v), parts, strict=True):
-                    _scatter(whole, part, bucket)
+            d_queries, d_keys, d_values = _bucket_backward(q, k, v, d_out, bucket, kept)
+            d_q.index_copy_(0, bucket.tokens, d_queries)
+            for whole, part in ((d_k, d_keys), (d_v, d_values)):
+                whole.index_copy_(0, bucket.tokens, _chosen(part, bucket.own))
+            if len(bucket.owners):
+                later.append((bucket.owners, d_keys[bucket.inherited], d_values[bucket.inherited]))
+        if later:
+            owners = torch.cat([one[0] for one in later])
+            for whole, parts in ((d_k, [one[1] for one in later]), (d_v, [one[2] for one in later])):
+                whole += torch.zeros_like(whole, dtype=torch.float32).index_add_(0, owners, torch.cat(parts).float())
         ctx.kept = None
         return d_q, d_k, d_v, None
 
 
-def _fold(x: Tensor, group: int, bucket: _Bucket) -> Tensor:
-    """The bucket's cells of x (N, K*G, E) as (B*K, G*n, E)."""
-    b, n = bucket.places.shape
+def _fold(x: Tensor, group: int, places: Tensor) -> Tensor:
+    """The cells (B, n) of x (N, K*G, E) as (B*K, G*n, E)."""
+    b, n = places.shape
     heads, e = x.shape[1], x.shape[2]
-    rows = x.reshape(-1, e).index_select(0, bucket.rows(heads // group, group))
+    rows = x.reshape(-1, e).index_select(0, _rows(places, heads // group, group))
     return rows.view(b * heads // group, group * n, e)
 
 
-def _scatter(whole: Tensor, folded: Tensor, bucket: _Bucket) -> None:
-    """Put the real cells of `folded` (B*K, G*n, E) into their places of `whole` (N, K*G, E)."""
-    b, n = bucket.places.shape
-    heads, e = whole.shape[1], whole.shape[2]
-    cells = folded.view(b, heads, n, e).transpose(1, 2)  # (B, n, K*G, E)
-    if len(bucket.padded):
-        cells = cells.reshape(b * n, heads, e).index_select(0, bucket.real)
-    whole.index_copy_(0, bucket.tokens, cells.reshape(-1, heads, e))
+def _chosen(cells: Tensor, chosen: Tensor) -> Tensor:
+    """Some of the cells, without a copy where it is all of them."""
+    return cells if len(chosen) == len(cells) else cells.index_select(0, chosen)
+
+
+def _cells(folded: Tensor, heads: int, shape: torch.Size, chosen: Tensor | None) -> Tensor:
+    """What `_fold` folded, (B*K, G*n, E) of `shape` (B, n), as (B*n, heads, E), or the chosen of these cells."""
+    b, n = shape
+    cells = folded.view(b, heads, n, -1).transpose(1, 2).reshape(b * n, heads, -1)
+    return cells if chosen is None else _chosen(cells, chosen)
 
 
 def _probabilities(q: Tensor, k: Tensor, bucket: _Bucket) -> Tensor:
-    """(B*K, G*n, n) attention probabilities, causal, in the dtype of q; rows of padded queries are 0."""
+    """(B*K, G*n, m) attention probabilities, causal, in the dtype of q; rows of padded queries are 0."""
     b, n = bucket.places.shape
     heads, kv_heads, e = q.shape[1], k.shape[1], q.shape[2]
     group = heads // kv_heads
-    scores = torch.bmm(_fold(q, group, bucket).mul_(e**-0.5), _fold(k, 1, bucket).transpose(1, 2))
-    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
-    scores.view(-1, group, n, n).masked_fill_(future, float("-inf"))
+    queries = _fold(q, group, bucket.places).mul_(e**-0.5)
+    scores = torch.bmm(queries, _fold(k, 1, bucket.seen).transpose(1, 2))
+    future = bucket.future[:, None, None]  # (B or 1, 1, 1, n, m)
+    scores.view(b, kv_heads, group, n, -1).masked_fill_(future, float("-inf"))
     p = torch.softmax(scores, dim=-1)
     if len(bucket.padded):
         row, place = bucket.padded // n, bucket.padded % n
-        p.view(b, kv_heads, group, n, n)[row, :, :, place] = 0
+        p.view(b, kv_heads, group, n, -1)[row, :, :, place] = 0
     return p
 
 
 def _bucket_backward(
     q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Bucket, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v in the bucket's cells: (B*K, G*n, E), (B*K, n, E), (B*K, n, E)."""
-    p = kept if kept is not None else _probabilities(q, k, bucket)  # (B*K, G*n, n)
-    group = q.shape[1] // k.shape[1]
-    d_o = _fold(d_out, group, bucket)  # (B*K, G*n, E)
-    d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, n, E), summed over the group by the product
-    d_scores = torch._softmax_backward_data(torch.bmm(d_o, _fold(v, 1, bucket).transpose(1, 2)), p, -1, p.dtype)
+    """Gradients of the real queries (R, H, E) and of all keys and values (B*m, K, E) of the bucket."""
+    if bucket.seen.shape[1] > PRODUCTS_UP_TO:
+        return _long_backward(q, k, v, d_out, bucket)
+    p = kept if kept is not None else _probabilities(q, k, bucket)  # (B*K, G*n, m)
+    heads, kv_heads = q.shape[1], k.shape[1]
+    group = heads // kv_heads
+    d_o = _fold(d_out, group, bucket.places)  # (B*K, G*n, E)
+    d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, m, E), summed over the group by the product
+    d_p = torch.bmm(d_o, _fold(v, 1, bucket.seen).transpose(1, 2))  # (B*K, G*n, m)
+    d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
     d_scores *= q.shape[2] ** -0.5
-    d_q = torch.bmm(d_scores, _fold(k, 1, bucket))  # (B*K, G*n, E)
-    d_k = torch.bmm(d_scores.transpose(1, 2), _fold(q, group, bucket))  # (B*K, n, E)
-    return d_q, d_k, d_v
+    d_q = torch.bmm(d_scores, _fold(k, 1, bucket.seen))  # (B*K, G*n, E)
+    d_k = torch.bmm(d_scores.transpose(1, 2), _fold(q, group, bucket.places))  # (B*K, m, E)
+    return (
+        _cells(d_q, heads, bucket.places.shape, bucket.real),
+        _cells(d_k, kv_heads, bucket.seen.shape, None),
+        _cells(d_v, kv_heads, bucket.seen.shape, None),
+    )
 
 
-def _bucket_starts(bucket: _Bucket) -> list[int]:
-    """Boundaries of the bucket's segments within its own tokens."""
-    rows = torch.bincount(bucket.real // bucket.places.shape[1], minlength=bucket.places.shape[0])
-    return [0, *rows.cumsum(0).tolist()]
-
-
-def _long_forward(q: Tensor, k: Tensor, v: Tensor, bucket: _Bucket) -> Tensor:
-    return packed_sdpa(q[bucket.tokens], k[bucket.tokens], v[bucket.tokens], _bucket_starts(bucket))
-
-
-def _long_backward(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Bucket) -> tuple[Tensor, ...]:
+def _long_backward(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Bucket) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a bucket of one long segment, by torch's attention."""
+    seen = bucket.seen[0]
     with torch.enable_grad():
-        own_q, own_k, own_v = (x[bucket.tokens].detach().requires_grad_() for x in (q, k, v))
-        out = packed_sdpa(own_q, own_k, own_v, _bucket_starts(bucket))
-    return torch.autograd.grad(out, (own_q, own_k, own_v), d_out[bucket.tokens])
+        leaves = [x.detach().requires_grad_() for x in (q[bucket.tokens], k[seen], v[seen])]
+        out = _one_sdpa(*leaves)
+    d_q, d_k, d_v = torch.autograd.grad(out, leaves, d_out[bucket.tokens])
+    return d_q, d_k, d_v
 
 
 # decoding ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from thinkling.core.errors import ConfigError, MachineError
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
 from thinkling.core.stats import wilson
-from thinkling.data.batch import Batch, pack
+from thinkling.data.batch import Batch
 from thinkling.data.generated import training_problems
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
@@ -32,7 +32,7 @@ from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
-from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, step_flops, train
+from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
@@ -40,6 +40,9 @@ from thinkling.model.folder import read_config
 from thinkling.model.names import at_hand, resolve
 from thinkling.stages._models import load_model
 from thinkling.tokenizer.tokenizer import Tokenizer
+
+PLANNED_BATCHES = 64
+"""Batches laid out to foresee the time of all: enough for a per cent, in well under a second."""
 
 
 class DataSpec(Settings):
@@ -274,7 +277,6 @@ def make_plan(
 ) -> dict[str, Any]:
     """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
     report, device = prepared.report, default_device().type
-    sample = pack([row.tokens for row in prepared.rows], [row.weights for row in prepared.rows])
     share = steps / loader.n_batches(1)
     largest = max(sum(len(prepared.rows[r].tokens) for r in chosen) for chosen in loader.plan(0))
     longest = max(len(row.tokens) for row in prepared.rows)
@@ -285,7 +287,7 @@ def make_plan(
         longest=longest,
         head_chunk=config.head_chunk,
     )
-    minutes = training_minutes(step_flops(model, sample) * share, peak_flops, device)
+    minutes = training_minutes(_flops_per_epoch(config, model, loader) * share, peak_flops, device)
     plan = {
         "rows": report.rows,
         "kept": report.kept,
@@ -303,6 +305,14 @@ def make_plan(
         "minutes": minutes,
     }
     return plan if config.price_per_hour is None else {**plan, "money": config.price_per_hour * minutes / 60}
+
+
+def _flops_per_epoch(config: Config, model: ModelConfig, loader: Loader) -> float:
+    """Of the first epoch; the first PLANNED_BATCHES of its batches stand for all."""
+    plan = loader.plan(0)
+    some = [loader.packed(chosen) for chosen in plan[:PLANNED_BATCHES]]
+    flops = sum(step_flops(model, micro_batches(batch, config, default_device())) for batch in some)
+    return flops * len(plan) / len(some)
 
 
 @dataclass(frozen=True)
