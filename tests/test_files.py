@@ -6,13 +6,24 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from thinkling.core import files
 from thinkling.core.errors import RunError
-from thinkling.core.files import sha256_of, whole_folder, write_atomically, write_json
+from thinkling.core.files import (
+    MANIFEST,
+    clear_all_leftovers,
+    clear_leftovers,
+    damage,
+    seal,
+    sha256_of,
+    whole_folder,
+    write_atomically,
+    write_json,
+)
 
 
 def _full_disk(*_: object) -> None:
@@ -104,3 +115,110 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path):
     content = os.urandom(3_000_000)
     (tmp_path / "a").write_bytes(content)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+# what survives a power cut --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What the disk is told, in order: ("sync" or "rename", the name as it was then)."""
+    told: list[tuple[str, str]] = []
+    sync, replace, rename = os.fsync, os.replace, os.rename
+
+    def fsync(descriptor: int) -> None:
+        told.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def renaming(really: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        return lambda old, new: (told.append(("rename", Path(old).name)), really(old, new))[1]
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "replace", renaming(replace))
+    monkeypatch.setattr(files.os, "rename", renaming(rename))
+    return told
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which file is synced is read from /proc")
+
+
+@linux
+def test_a_file_is_synced_before_it_takes_its_name_and_its_folder_after(tmp_path: Path, order: list[tuple[str, str]]):
+    write_atomically(tmp_path / "a.txt", "new")
+    attempt = f".a.txt.{os.getpid()}.partial"
+    assert order == [("sync", attempt), ("rename", attempt), ("sync", tmp_path.name)]
+
+
+@linux
+def test_a_folder_is_synced_with_all_in_it_before_it_takes_its_name_and_the_one_around_it_after(
+    tmp_path: Path, order: list[tuple[str, str]]
+):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "weights").write_bytes(b"1")
+    attempt = f".model.{os.getpid()}.partial"
+    assert sorted(order[:-2]) == [("sync", attempt), ("sync", "sub"), ("sync", "weights")]
+    assert order[-2:] == [("rename", attempt), ("sync", tmp_path.name)]
+
+
+# what killed processes left -------------------------------------------------------------------------------------------
+
+
+def test_leftovers_of_what_nobody_writes_again_are_cleared_away_too(tmp_path: Path):
+    (tmp_path / "step-2").mkdir()
+    (tmp_path / ".step-3.99.partial").mkdir()
+    (tmp_path / ".step-3.99.partial" / "weights").touch()
+    (tmp_path / ".step-4.99.replaced").mkdir()
+    (tmp_path / ".hidden").touch()
+    clear_all_leftovers(tmp_path)
+    assert _left_behind(tmp_path) == [".hidden", "step-2", "step-4"]
+    clear_all_leftovers(tmp_path / "nothing there")
+
+
+def test_leftovers_of_another_name_that_begins_the_same_are_left_alone(tmp_path: Path):
+    (tmp_path / ".model.old.99.replaced").mkdir()
+    (tmp_path / ".model.old.99.partial").mkdir()
+    clear_leftovers(tmp_path / "model")
+    assert _left_behind(tmp_path) == [".model.old.99.partial", ".model.old.99.replaced"]
+
+
+# manifests ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"weights")
+    (tmp_path / "state.json").write_text("{}")
+    seal(tmp_path)
+    return tmp_path
+
+
+def test_a_sealed_folder_is_whole_until_a_file_is_lost_or_changed(sealed: Path):
+    assert damage(sealed) is None
+    (sealed / "model" / "weights").write_bytes(b"Weights")
+    assert damage(sealed) == "model/weights is not what was written"
+    (sealed / "model" / "weights").unlink()
+    assert damage(sealed) == "model/weights is missing"
+
+
+def test_only_the_part_that_is_asked_for_is_read(sealed: Path):
+    (sealed / "state.json").unlink()
+    assert damage(sealed, "model/") is None
+    assert damage(sealed, "optimizer") == "manifest.json promises no file optimizer"
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "5", "null", "[1]", "{}"])
+def test_a_folder_without_a_manifest_that_promises_something_is_damaged(sealed: Path, text: str | None):
+    (sealed / MANIFEST).unlink()
+    if text is not None:
+        (sealed / MANIFEST).write_text(text)
+    assert "manifest.json" in str(damage(sealed))
+
+
+def test_a_file_that_the_disk_does_not_give_is_damage(sealed: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(files, "sha256_of", broken)
+    assert "Input/output error" in str(damage(sealed))

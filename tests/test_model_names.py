@@ -11,6 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from thinkling.apps.models import facts_of
 from thinkling.core.errors import ModelError
+from thinkling.core.files import seal
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.model import names
@@ -59,6 +60,7 @@ def make_run(made: Path, folder: Path, steps: list[int]) -> Run:
     run.close()
     for step in steps:
         put(made, run.checkpoint_dir(step) / "model")
+        seal(run.checkpoint_dir(step))
     return run
 
 
@@ -76,14 +78,41 @@ def test_one_checkpoint_of_a_run_is_its_model(made, tmp_path):
     assert resolve(str(run.checkpoint_dir(2))) == run.checkpoint_dir(2) / "model"
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_says_so(made, tmp_path):
+def flip_a_bit(file: Path) -> None:
+    """Near the end, where only weights are: every header and length stays right."""
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, cut_short, Path.unlink])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_says_so(made, tmp_path, harm):
     run = make_run(made, tmp_path / "run", [1, 2])
-    weights = run.checkpoint_dir(2) / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    harm(run.checkpoint_dir(2) / "model" / "model.safetensors")
     progress = Silent()
     assert resolve(str(run.path), progress) == run.checkpoint_dir(1) / "model"
     assert "step-2" in progress.notes[0]
-    assert "damaged" in progress.notes[0]
+    assert "damaged (model/model.safetensors is" in progress.notes[0]
+
+
+def test_a_damaged_checkpoint_named_itself_is_refused(made, tmp_path):
+    run = make_run(made, tmp_path / "run", [1, 2])
+    flip_a_bit(run.checkpoint_dir(2) / "model" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors is not what was written") as error:
+        resolve(str(run.checkpoint_dir(2)))
+    assert "name the run" in error.value.fix
+
+
+def test_a_model_is_good_whose_optimizer_is_damaged(made, tmp_path):
+    run = make_run(made, tmp_path / "run", [1])
+    (run.checkpoint_dir(1) / "optimizer.safetensors").write_bytes(b"moments")
+    seal(run.checkpoint_dir(1))
+    (run.checkpoint_dir(1) / "optimizer.safetensors").write_bytes(b"Moments")
+    assert resolve(str(run.path)) == run.checkpoint_dir(1) / "model"
 
 
 def test_a_run_of_only_damaged_checkpoints_is_an_error(made, tmp_path):

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all: write beside, fsync, rename. A kill or a full disk leaves the last state."""
+"""Files that appear whole or not at all: write beside, fsync, rename. A kill or a full disk leaves the last state.
+
+What a disk may do to them later is told by a manifest: `seal` writes it, `damage` compares.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from thinkling.core.errors import RunError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.partial")
+ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.(?:partial|replaced)")
 """The name of what is being written, in the path of an attempt that will be gone when the error is read."""
+MANIFEST = "manifest.json"
 ELSEWHERE = "choose another place: run_dir=PATH for a run, the variable THINKLING_HOME for models"
 
 
@@ -93,17 +98,34 @@ def clear_leftovers(path: Path) -> None:
     Whoever writes holds a lock on its attempt, which the kernel takes back when the process dies. A kill between the
     two renames of `whole_folder` leaves the old folder under another name: it gets its own again.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.replaced"):
+    for left in _leftovers(path, "replaced"):
         if path.exists():
             shutil.rmtree(left)
         else:
             os.rename(left, path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for left in _leftovers(path, "partial"):
         with contextlib.suppress(FileNotFoundError), _locked(left) as mine:
             if mine and left.is_dir():
                 shutil.rmtree(left)
             elif mine:
                 left.unlink()
+
+
+def _leftovers(path: Path, kind: str) -> list[Path]:
+    # The pattern of "model" finds attempts at "model.old" too, which are not its own.
+    found = path.parent.glob(f".{glob.escape(path.name)}.*.{kind}")
+    return [left for left in found if (name := ATTEMPT.fullmatch(left.name)) and name[1] == path.name]
+
+
+def clear_all_leftovers(folder: Path) -> None:
+    """`clear_leftovers` of everything in `folder`, also of what nobody will write again.
+
+    Raises:
+        RunError: As `writing`.
+    """
+    with writing(folder):
+        for name in {found[1] for entry in folder.glob(".*") if (found := ATTEMPT.fullmatch(entry.name))}:
+            clear_leftovers(folder / name)
 
 
 @contextlib.contextmanager
@@ -183,3 +205,38 @@ def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a folder: the sha256 of every file in it."""
+    (folder / MANIFEST).write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
+
+
+def damage(folder: Path, within: str = "") -> str | None:
+    """What is wrong with a sealed folder, in a few words, or None.
+
+    Args:
+        folder: It was sealed when it was written.
+        within: Only files whose path in the folder begins so are read, such as "model/"; 1 GiB takes about a second.
+    """
+    try:
+        promised = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        wanted = {name: digest for name, digest in promised.items() if name.startswith(within)}
+        found = _hashes(folder, within)
+    except (OSError, ValueError, TypeError) as error:
+        return f"{MANIFEST} or a file that it names cannot be read: {error}"
+    if not wanted:
+        return f"{MANIFEST} promises no file {within}".rstrip()
+    for name, digest in wanted.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def _hashes(folder: Path, within: str = "") -> dict[str, str]:
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    names = [name for name in files if name != MANIFEST and name.startswith(within)]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: sha256_of(files[name]), names), strict=True))

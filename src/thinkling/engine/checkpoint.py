@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from thinkling.core.errors import RunError
-from thinkling.core.files import sha256_of, whole_folder
+from thinkling.core.files import clear_all_leftovers, damage, seal, whole_folder
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
 from thinkling.engine.optimizer import MasterAdamW
@@ -28,8 +27,6 @@ from thinkling.model.decoder import Decoder
 from thinkling.model.folder import save_folder
 from thinkling.model.weights import save_tensors
 from thinkling.tokenizer.tokenizer import Tokenizer
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -69,40 +66,22 @@ def save(
         save_folder(model, tokenizer, beside / "model")
         save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
         (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
-        (beside / MANIFEST).write_text(json.dumps(_hashes(beside), indent=2), encoding="utf-8")
+        seal(beside)
     # A later folder was passed over as damaged; it must not count as one of those kept.
     for _, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
         shutil.rmtree(old)
     return folder
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    with ThreadPoolExecutor() as pool:
-        return {str(p.relative_to(folder)): h for p, h in zip(files, pool.map(sha256_of, files), strict=True)}
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        promised = read_json(folder / MANIFEST)
-    except RunError as error:
-        return error.what
-    found = _hashes(folder)
-    for name, digest in promised.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != digest:
-            return f"{name} is not what was written"
-    return None
-
-
 def newest(run: Run, progress: Progress) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are named and passed over. None where there is none at all.
+
+    For the process that holds the run: what a killed one left half written is removed.
 
     Raises:
         RunError: There are checkpoints, and every one is damaged.
     """
+    clear_all_leftovers(run.checkpoints_dir)
     found = run.checkpoints()
     for step, path in reversed(found):
         wrong = damage(path)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thinkling.core.errors import ModelError
+from thinkling.core.files import MANIFEST, damage
 from thinkling.core.progress import Progress, Silent
 from thinkling.core.run import Run
 from thinkling.core.shelf import closest
@@ -92,8 +93,8 @@ def at_hand(name: str) -> bool:
 def _from_folder(folder: Path, progress: Progress) -> Path:
     if (folder / "config.json").is_file():
         return folder
-    if (folder / "model" / "config.json").is_file():  # one checkpoint
-        return folder / "model"
+    if (folder / "model" / "config.json").is_file():
+        return _one_checkpoint(folder)
     run = Run(folder)
     if run.checkpoints():
         return _newest_good(run, progress)
@@ -107,20 +108,26 @@ def _from_folder(folder: Path, progress: Progress) -> Path:
     )
 
 
-def _newest_good(run: Run, progress: Progress) -> Path:
-    """The model folder of the newest checkpoint whose files are whole."""
-    # Imported here, for it brings torch, and `known` must not.
-    from thinkling.model.folder import read_config
-    from thinkling.model.weights import weight_files
+def _one_checkpoint(folder: Path) -> Path:
+    wrong = damage(folder, "model/") if (folder / MANIFEST).exists() else None
+    if wrong is not None:
+        raise ModelError(
+            f"this checkpoint is damaged: {wrong}", where=str(folder), fix="name the run: its newest good one is used"
+        )
+    return folder / "model"
 
+
+def _newest_good(run: Run, progress: Progress) -> Path:
+    """The model folder of the newest checkpoint that is as it was written; those passed over are named.
+
+    Of a checkpoint whose optimizer alone is damaged the model is still good, though training goes on from the one
+    before it.
+    """
     for step, checkpoint in reversed(run.checkpoints()):
-        try:
-            read_config(checkpoint / "model")
-            weight_files(checkpoint / "model")
-        except ModelError as error:
-            progress.note(f"checkpoint step-{step} of {run.path} is damaged ({error.what}); the one before it is used")
-            continue
-        return checkpoint / "model"
+        wrong = damage(checkpoint, "model/")
+        if wrong is None:
+            return checkpoint / "model"
+        progress.note(f"checkpoint step-{step} of {run.path} is damaged ({wrong}); the one before it is used")
     raise ModelError("this run has no good checkpoint", where=str(run.checkpoints_dir), fix="run the stage again")
 
 
