@@ -330,9 +330,9 @@ def test_a_question_from_a_pipe_that_is_too_long_ends_the_command(told: Teller, 
 # signals, in a process of their own -------------------------------------------------------------------------------
 
 
-def _started(folder: str) -> subprocess.Popen[str]:
+def _started(folder: str, *settings: str) -> subprocess.Popen[str]:
     steps = ["max_steps=60", "save_steps=20", "data=[{task: sums, level: 1, n: 300}]", f"run_dir={folder}"]
-    command = [sys.executable, "-m", "thinkling", "run", "train.yaml", *steps]
+    command = [sys.executable, "-m", "thinkling", "run", "train.yaml", *steps, *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -367,3 +367,67 @@ def test_interrupted_and_killed_runs_go_on_by_the_same_command_to_the_very_same_
     weights = "sft/checkpoints/step-60/model/model.safetensors"
     assert sha256_of(Path("stopped") / weights) == sha256_of(Path("whole") / weights)
     assert _leftovers(Path("stopped")) == []
+
+
+def test_sigterm_saves_says_how_to_go_on_and_ends_with_143():
+    stopped = _started("stopped", "max_steps=5000")
+    _await_step("stopped", 1)
+    stopped.terminate()
+    said = stopped.communicate()[1]
+    assert stopped.returncode == 143
+    assert [line[:7] for line in said.splitlines()] == ["error: ", "where: ", "fix:   "]
+    assert "same command" in said
+    run = Run(Path("stopped/sft"))
+    [(step, _)] = run.checkpoints()[-1:]
+    assert json.loads(run.done_file.read_text()) | {"minutes": 0} == {
+        "reason": "interrupted", "step": step, "steps": 5000, "minutes": 0,
+    }  # fmt: skip
+
+
+def test_a_reader_that_leaves_does_not_end_the_training():
+    with _started("whole", "max_steps=20") as training:
+        assert training.stdout is not None
+        assert training.stderr is not None
+        training.stdout.close()
+        assert (training.stderr.read(), training.wait()) == ("", 0)
+    assert Run(Path("whole/sft")).is_finished
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-"])
+def test_a_closed_standard_stream_is_no_fault(stream: str):
+    command = f"{sys.executable} -m thinkling --version {stream}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import builtins
+
+    from thinkling.__main__ import main as process
+
+    real = builtins.__import__
+
+    def interrupted(name: str, *rest: object) -> object:
+        if name == "thinkling.cli.main":
+            raise KeyboardInterrupt
+        return real(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        process()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nstopped by Ctrl-C\n"
+
+
+def test_sigterm_outside_of_a_training_is_one_line_and_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from thinkling import recipes
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(recipes, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["run", "train.yaml"]) == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from thinkling import recipes
-from thinkling.core.errors import ConfigError, DataError, Interrupted, RunError
+from thinkling.core.errors import ConfigError, DataError, Interrupted, RunError, Terminated
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_json
 
@@ -18,7 +18,7 @@ STAGE = '''
 from __future__ import annotations
 
 from thinkling.core.config import Config as Settings
-from thinkling.core.errors import DataError
+from thinkling.core.errors import DataError, TerminationRequest
 
 
 class Inner(Settings):
@@ -40,6 +40,8 @@ def run(config, run, progress, earlier):
     (run.path / "seen.txt").write_text(" ".join(earlier))
     if config.fail == "data" and not (run.path.parent / "mended").exists():
         raise DataError("there are no rows", where="data.jsonl", fix="add some")
+    if config.fail == "sigterm":
+        raise TerminationRequest
     if config.fail == "ctrl-c" and not (run.path.parent / "mended").exists():
         raise KeyboardInterrupt
 '''
@@ -299,6 +301,12 @@ def test_ctrl_c_says_where_and_how_to_go_on_and_lets_the_folder_go(kind: str, tm
     (tmp_path / "mended").touch()
     _run(values, tmp_path)
     assert Run.open(tmp_path / "a").is_finished
+
+
+def test_sigterm_leaves_word_as_ctrl_c_does(kind: str, tmp_path: Path):
+    with pytest.raises(Terminated, match="stopped by SIGTERM in 'a'"):
+        _run(_recipe(kind, {"name": "a", "fail": "sigterm"}), tmp_path)
+    assert read_json(tmp_path / "a" / "done.json")["reason"] == "interrupted"
 
 
 def test_a_result_made_from_one_that_ran_anew_is_made_again_and_the_old_one_kept(kind: str, tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thinkling.core.errors import Interrupted, NumericsError, RunError
+from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminated, TerminationRequest
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
@@ -369,6 +369,15 @@ def test_a_run_of_one_step_trains(tiny_model, tokenizer, tmp_path):
     before = torch.cat([p.detach().flatten() for p in tiny_model.parameters()])
     training(tiny_model, tokenizer, tmp_path / "run", steps=1)
     assert not torch.equal(weights_of(tmp_path / "run", step=1), before)
+
+
+def test_sigterm_saves_as_ctrl_c_does_and_is_told_apart(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(Terminated, match="step 3"):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [2, 3]
+    assert Terminated.exit_code == 143
+    with pytest.raises(TerminationRequest):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
 
 
 def test_ctrl_c_in_the_last_step_ends_the_recipe_and_keeps_the_training(tiny_model, tokenizer, tmp_path):

@@ -6,6 +6,7 @@ at the end of this file; the class only keeps time and prints.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,17 @@ class _Phase:
     bar: TaskID | None = None
 
 
+class _Lasting(Console):
+    """A console whose reader may leave (`| head`, a closed log): from then on it says nothing, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what is left to nowhere; rich itself would end the process here."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class Terminal:
     """A `core.progress.Progress` for people. A context manager: leaving it gives the terminal back, whatever happened.
 
@@ -68,7 +80,7 @@ class Terminal:
     def __init__(
         self, file: TextIO | None = None, *, live: bool | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.console = Console(file=file, highlight=False, markup=False, soft_wrap=True, force_terminal=live)
+        self.console = _Lasting(file=file, highlight=False, markup=False, soft_wrap=True, force_terminal=live)
         self.live = self.console.is_terminal
         self._clock = clock
         self._phases: list[_Phase] = []

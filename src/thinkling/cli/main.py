@@ -1,20 +1,25 @@
 """The command tree and the one place where errors become three lines and an exit code.
 
-0 done, 1 a fault of ours (with a traceback) or of the machine (doctor), 2 something that the user can mend, 130 Ctrl-C.
+0 done, 1 a fault of ours (with a traceback), of the machine (doctor) or a reader that left (`| head`), 2 something that
+the user can mend, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from thinkling import __version__
 from thinkling.cli import commands, data, models
-from thinkling.core.errors import MachineError, ThinklingError
+from thinkling.core.errors import MachineError, TerminationRequest, ThinklingError
 from thinkling.core.files import NO_SPACE
 from thinkling.core.language import tr
 from thinkling.core.shelf import closest
@@ -77,6 +82,28 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
+    with _heeding_sigterm():
+        return _main(arguments)
+
+
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises TerminationRequest, so that a stage can leave word; a training saves first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise TerminationRequest
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         command = typer.main.get_command(application())
         _translate(command)
@@ -90,8 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(_explained(error))
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print(file=sys.stderr)
+        print("\n" + tr("stopped by {by}", by="Ctrl-C"), file=sys.stderr)
         return 130
+    except TerminationRequest:
+        print(tr("stopped by {by}", by="SIGTERM"), file=sys.stderr)
+        return 143
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; the interpreter must not try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

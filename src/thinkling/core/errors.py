@@ -54,3 +54,13 @@ class Interrupted(ThinklingError):
     """The user pressed Ctrl-C; what was done is saved, and `fix` says how to go on."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """The system asked the process to end (SIGTERM: a scheduler, a container, `kill`); else as Interrupted."""
+
+    exit_code = 143
+
+
+class TerminationRequest(BaseException):
+    """SIGTERM on its way up, as KeyboardInterrupt is Ctrl-C. Not one of those: Ctrl-C in a chat stops one answer."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thinkling.core.config import Config
 from thinkling.core.device import process_memory_gib, process_peak_memory_gib, return_freed_memory
-from thinkling.core.errors import Interrupted, NumericsError, RunError
+from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminated, TerminationRequest
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
@@ -238,7 +238,7 @@ def train(
 
     Raises:
         NumericsError: A loss or gradient is not a number.
-        Interrupted: Ctrl-C; a checkpoint was written first.
+        Interrupted: Ctrl-C, or as Terminated SIGTERM; a checkpoint was written first.
         RunError: The checkpoint belongs to other data, or no space is left.
     """
     optimizer = MasterAdamW(
@@ -297,7 +297,7 @@ class _Loop:
                 fix="this is a fault of the batch source",
             )
         if stop.requested:  # in the last step: what it trained is saved, and the recipe shall not go on
-            raise KeyboardInterrupt
+            raise stop.at_once
         self.progress.finish()
         return Trained(self.steps, self.tokens, self.seconds, self.peak_memory_gib, self.last)
 
@@ -358,7 +358,7 @@ class _Loop:
             self._save(step)
         if stop.requested and step < self.steps:
             self.run.finish("interrupted", step=step, steps=self.steps)
-            raise Interrupted(
+            raise stop.error(
                 f"stopped after step {step} of {self.steps}; everything up to here is saved",
                 where=str(self.run.checkpoint_dir(step)),
                 fix="the same command goes on from here",
@@ -436,25 +436,30 @@ def machine_kind(model: Decoder) -> dict[str, Any]:
 
 
 class _StopRequested:
-    """Turns the first Ctrl-C into a flag that is looked at between steps; the second one stops at once."""
+    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.error: type[Interrupted] = Interrupted
+        """What to raise between two steps, once it is requested."""
+        self.at_once: type[BaseException] = KeyboardInterrupt
+        """What to raise where there is nothing left to save."""
 
     def __enter__(self) -> _StopRequested:
-        self._in_main = threading.current_thread() is threading.main_thread()
-        if self._in_main:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        in_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._in_main:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            self.error, self.at_once = Terminated, TerminationRequest
         if self.requested:
-            signal.signal(signal.SIGINT, self._before)
-            raise KeyboardInterrupt
+            raise self.at_once
         self.requested = True
 
 

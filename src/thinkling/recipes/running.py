@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from thinkling.core.errors import Interrupted, RunError, ThinklingError
+from thinkling.core.errors import Interrupted, RunError, Terminated, TerminationRequest, ThinklingError
 from thinkling.core.files import sha256_of, write_atomically, write_json
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
@@ -28,7 +28,7 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
 
     Raises:
         RunError: A folder is in use, or belongs to other settings.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C, or as Terminated SIGTERM.
         ThinklingError: Whatever a stage raises.
     """
     run_dir = Path(run_dir)
@@ -107,10 +107,11 @@ def _carry_out(
     started = time.monotonic()
     try:
         stage.module.run(stage.config, run, progress, dict(earlier))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationRequest) as stop:
         _leave_word(run, "interrupted", started)
+        kind, by = (Terminated, "SIGTERM") if isinstance(stop, TerminationRequest) else (Interrupted, "Ctrl-C")
         fix = tr("give the same command again to go on: finished stages are skipped")
-        raise Interrupted(tr("stopped by Ctrl-C in '{name}'", name=stage.name), where=str(run.path), fix=fix) from None
+        raise kind(tr("stopped by {by} in '{name}'", by=by, name=stage.name), where=str(run.path), fix=fix) from None
     except ThinklingError as error:
         _leave_word(run, "interrupted" if isinstance(error, Interrupted) else "failed", started, what=error.what)
         raise
