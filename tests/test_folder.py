@@ -1,5 +1,6 @@
 """Model folders: transformers and we read each other's with equal logits; the damaged and the dangerous are refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from thinkling.core.errors import ModelError
 from thinkling.model.attend import PackedAttend
-from thinkling.model.config import ModelConfig
+from thinkling.model.config import ModelConfig, from_hugging_face, to_hugging_face
 from thinkling.model.decoder import Decoder
 from thinkling.model.folder import load_folder, save_folder
 from thinkling.model.weights import weight_files, write_weights
@@ -92,6 +93,32 @@ def test_transformers_computes_the_same_from_what_we_saved(tmp_path, tokenizer, 
     assert torch.allclose(
         their_logits(their_model(tmp_path / "model")), our_logits(model), atol=TOLERANCE, rtol=TOLERANCE
     )
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+@pytest.mark.parametrize("form", [["rope_parameters"], ["rope_theta", "rope_scaling"]], ids=["five", "four"])
+@pytest.mark.parametrize("scaling", [None, LINEAR, LLAMA3], ids=["none", "linear", "llama3"])
+def test_rope_is_written_for_transformers_5_and_for_what_reads_the_older_form(tmp_path, tokenizer, scaling, form):
+    torch.manual_seed(0)
+    model = Decoder(dataclasses.replace(sizes("llama", tied=True), rope_scaling=scaling))
+    save_folder(model, tokenizer, tmp_path / "model")
+    wanted = our_logits(model)
+    assert torch.allclose(their_logits(their_model(tmp_path / "model")), wanted, atol=TOLERANCE, rtol=TOLERANCE)
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    for key in {"rope_parameters", "rope_theta", "rope_scaling"} - set(form):
+        del values[key]  # each form says all there is to say, to them and to us
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    assert torch.allclose(their_logits(their_model(tmp_path / "model")), wanted, atol=TOLERANCE, rtol=TOLERANCE)
+    assert load_folder(tmp_path / "model")[0].config == model.config
 
 
 @pytest.mark.parametrize("shards", ["10GB", "20KB"])
@@ -180,6 +207,12 @@ def saved(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 def sharded(tmp_path: Path, tokenizer: Tokenizer) -> Path:
     save_folder(random_model("llama"), tokenizer, tmp_path / "model", max_shard_bytes=9000)
     return tmp_path / "model"
+
+
+@pytest.fixture
+def sharded_index(tmp_path: Path, tokenizer: Tokenizer) -> str:
+    save_folder(random_model("llama"), tokenizer, tmp_path / "older", max_shard_bytes=9000)
+    return (tmp_path / "older" / "model.safetensors.index.json").read_text()
 
 
 def edit(folder: Path, **changes: Tensor | None) -> None:
@@ -292,6 +325,68 @@ def test_a_config_that_is_absent_or_damaged_is_an_error(saved, text, words):
         (saved / "config.json").write_text(text)
     with pytest.raises(ModelError, match=words):
         load_folder(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "32"},
+        {"hidden_size": None},
+        {"num_hidden_layers": 2.5},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": -2},
+        {"num_key_value_heads": 3},
+        {"head_dim": 15},
+        {"intermediate_size": [48]},
+        {"vocab_size": True},
+        {"max_position_embeddings": "many"},
+        {"sliding_window": "wide"},
+        {"rms_norm_eps": float("nan")},
+        {"rope_parameters": {"rope_theta": -1.0}},
+        {"rope_scaling": "linear"},
+        {"rope_scaling": {"rope_type": "linear"}},
+        {"rope_scaling": {"rope_type": ["linear"]}},
+        {"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}},
+        {"rope_scaling": {**LINEAR, "partial_rotary_factor": 0.5}},
+        {"quantization_config": {"quant_method": "fp8"}},
+    ],
+    ids=str,
+)
+def test_a_config_that_says_what_no_model_is_is_refused(saved, changes):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(ModelError) as error:
+        load_folder(saved)
+    assert str(saved) in error.value.where
+
+
+def test_a_mistral_that_does_not_speak_of_a_window_has_that_of_transformers():
+    from transformers import MistralConfig
+
+    values = {**to_hugging_face(sizes("mistral", tied=True)), "max_position_embeddings": 8192}
+    from_hugging_face(values, "test")
+    del values["sliding_window"]
+    assert MistralConfig(**values).sliding_window == 4096
+    with pytest.raises(ModelError, match="sliding attention window"):
+        from_hugging_face(values, "test")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
+def test_a_file_nested_deeper_than_can_be_read_is_an_error(sharded, name):
+    (sharded / name).write_text("[" * 100_000)
+    with pytest.raises(ModelError, match="damaged"):
+        load_folder(sharded)
+
+
+def test_weights_that_are_no_decimals_are_refused(saved):
+    edit(saved, model__norm__weight=torch.ones(32, dtype=torch.int32))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight .* int32"):
+        load_folder(saved)
+
+
+def test_one_whole_file_has_the_word_over_an_index_left_by_an_older_save(saved, sharded_index):
+    (saved / "model.safetensors.index.json").write_text(sharded_index)  # its shards are gone
+    load_folder(saved)
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**9), ("hidden_size", 2**62)])

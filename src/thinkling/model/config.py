@@ -6,6 +6,7 @@ experts) is refused by name, never ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,11 +74,21 @@ ARCHITECTURES = {
 }
 
 
+ABSENT_WINDOW = {"mistral": 4096}
+"""What transformers takes for `sliding_window` where config.json does not have the key; null means none."""
+
+SCALINGS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""Rope scaling to the numbers that it needs."""
+
+
 def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     """config.json to our config.
 
     Raises:
-        ModelError: An unknown family, or a feature that the packed decoder does not carry out.
+        ModelError: An unknown family, a feature that the packed decoder does not carry out, or sizes of no model.
     """
     family = str(values.get("model_type", ""))
     if family not in FAMILIES:
@@ -86,7 +97,6 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
             where=where,
             fix=f"use a model of one of these families: {', '.join(FAMILIES)}",
         )
-    _refuse_unsupported(values, where)
     missing = [
         k
         for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -94,37 +104,73 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     ]
     if missing:
         raise ModelError(f"config.json lacks {', '.join(missing)}", where=where, fix="fetch the model again")
-    n_heads = int(values["num_attention_heads"])
-    head_width = values.get("head_dim") or (128 if family == "qwen3" else int(values["hidden_size"]) // n_heads)
+    _refuse_unsupported(family, values, where)
+    width, n_heads = _whole(values, "hidden_size", where), _whole(values, "num_attention_heads", where)
     theta, scaling = _rope(values, where)
-    return ModelConfig(
+    config = ModelConfig(
         family=family,
-        vocab_size=int(values["vocab_size"]),
-        width=int(values["hidden_size"]),
-        n_layers=int(values["num_hidden_layers"]),
+        vocab_size=_whole(values, "vocab_size", where),
+        width=width,
+        n_layers=_whole(values, "num_hidden_layers", where),
         n_heads=n_heads,
-        n_kv_heads=int(values.get("num_key_value_heads") or n_heads),
-        head_width=int(head_width),
-        ffn_width=int(values["intermediate_size"]),
-        max_positions=int(values.get("max_position_embeddings") or 2048),
-        norm_epsilon=float(values.get("rms_norm_eps") or 1e-6),
+        n_kv_heads=_whole(values, "num_key_value_heads", where, n_heads),
+        head_width=_whole(values, "head_dim", where, 128 if family == "qwen3" else width // n_heads),
+        ffn_width=_whole(values, "intermediate_size", where),
+        max_positions=_whole(values, "max_position_embeddings", where, 2048),
+        norm_epsilon=_number(values, "rms_norm_eps", where, 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tied_embeddings=bool(values.get("tie_word_embeddings", False)),
         attention_bias=FAMILIES[family].get("attention_bias", False),
         qk_norm=FAMILIES[family].get("qk_norm", False),
     )
+    refuse_impossible_heads(config, where)
+    return config
 
 
-def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
-    window = values.get("sliding_window")
-    positions = int(values.get("max_position_embeddings") or 2048)
-    windowed = window is not None and values.get("use_sliding_window", True) and int(window) < positions
+def refuse_impossible_heads(config: ModelConfig, where: str) -> None:
+    """Sizes that are each a size, and that no attention has together.
+
+    Raises:
+        ModelError: Heads that cannot be rotated by halves, or key/value heads that cannot be shared out.
+    """
+    faults = {
+        f"heads of width {config.head_width}, and rotation needs pairs": config.head_width % 2,
+        f"{config.n_heads} heads over {config.n_kv_heads} key/value heads": config.n_heads % config.n_kv_heads,
+    }
+    for what, present in faults.items():
+        if present:
+            raise ModelError(f"no model has {what}", where=where, fix="fetch the model again")
+
+
+def _whole(values: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    value = default if values.get(key) is None else values[key]
+    if type(value) is not int or value < 1:
+        raise _no_size(key, value, where)
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+    value = default if values.get(key) is None else values[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise _no_size(key, value, where)
+    return float(value)
+
+
+def _no_size(key: str, value: Any, where: str) -> ModelError:
+    return ModelError(f"config.json says that {key} is {value!r:.50}", where=where, fix="fetch the model again")
+
+
+def _refuse_unsupported(family: str, values: Mapping[str, Any], where: str) -> None:
+    window = {"sliding_window": ABSENT_WINDOW.get(family), **values}
+    positions = _whole(values, "max_position_embeddings", where, 2048)
+    uses_window = window["sliding_window"] is not None and values.get("use_sliding_window", True)
     reasons = {
-        "a sliding attention window": windowed,
+        "a sliding attention window": uses_window and _whole(window, "sliding_window", where) < positions,
         "biases on the feed-forward matrices": values.get("mlp_bias", False),
         "a bias on attention in this family": values.get("attention_bias", False),
         f"the activation {values.get('hidden_act')}": values.get("hidden_act", "silu") not in ("silu", "swish"),
+        "quantised weights": values.get("quantization_config") is not None,
     }
     for what, present in reasons.items():
         if present:
@@ -136,22 +182,33 @@ def _refuse_unsupported(values: Mapping[str, Any], where: str) -> None:
 
 
 def _rope(values: Mapping[str, Any], where: str) -> tuple[float, Mapping[str, Any] | None]:
-    """Theta and scaling, from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling` (4)."""
-    parameters = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    theta = float(parameters.pop("rope_theta", None) or values.get("rope_theta") or 10000.0)
+    """Theta and scaling, from `rope_theta` + `rope_scaling` (transformers 4) or `rope_parameters` (5).
+
+    Where both stand, `rope_scaling` has the word, as in both editions of transformers.
+    """
+    given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise _no_size("rope_parameters", given, where)
+    parameters = {"rope_theta": values.get("rope_theta"), **given}
+    theta = _number(parameters, "rope_theta", where, 10000.0)
+    if (parameters.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise ModelError("this model rotates a part of each head", where=where, fix="choose another model")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind == "default":
         return theta, None
-    if kind not in ("linear", "llama3"):
+    if not isinstance(kind, str) or kind not in SCALINGS:
         raise ModelError(
             f"rope scaling '{kind}' is not carried out here", where=where, fix="known: default, linear, llama3"
         )
-    return theta, {**parameters, "rope_type": kind}
+    scaling = {key: _number(parameters, key, where) for key in SCALINGS[kind]}
+    if kind == "llama3" and not scaling["low_freq_factor"] < scaling["high_freq_factor"]:
+        raise _no_size("high_freq_factor", scaling["high_freq_factor"], where)
+    return theta, {"rope_type": kind, **{key: parameters[key] for key in scaling}}  # as written: 8192 is no 8192.0
 
 
 def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
     """The config.json that transformers reads, dtype and token ids left to the caller."""
-    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default", **(config.rope_scaling or {})}
+    rope = {"rope_type": "default", **(config.rope_scaling or {})}
     return {
         "architectures": [ARCHITECTURES[config.family]],
         "model_type": config.family,
@@ -164,8 +221,11 @@ def to_hugging_face(config: ModelConfig) -> dict[str, Any]:
         "head_dim": config.head_width,
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_epsilon,
+        # Once for transformers 4 and the servers of its time, once for transformers 5: without the first they would
+        # load the model, leave the scaling out, and talk.
         "rope_theta": config.rope_theta,
-        "rope_parameters": rope,
+        "rope_scaling": config.rope_scaling,
+        "rope_parameters": {"rope_theta": config.rope_theta, **rope},
         "tie_word_embeddings": config.tied_embeddings,
         "hidden_act": "silu",
         **({"sliding_window": None} if config.family in ("mistral", "qwen2", "qwen3") else {}),

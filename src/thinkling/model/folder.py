@@ -65,7 +65,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(
             "there is no config.json", where=str(folder), fix="name a Hugging Face model folder"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"config.json is damaged: {error}", where=str(file), fix="fetch the model again") from error
     return from_hugging_face(values, str(file))
 
@@ -78,7 +78,16 @@ def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None =
     """
     places = {name: file for name, file in weight_files(folder).items() if not name.endswith(COMPUTED)}
     check_tensors(read_shapes(places), config, str(folder))
-    tensors = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in read_weights(places)}
+    tensors = {}
+    for name, tensor in read_weights(places):
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name} is made of {kind}: quantised weights are not carried out here",
+                where=str(places[name]),
+                fix="use the model's folder of 16 or 32 bit floats, or a GGUF file",
+            )
+        tensors[name] = tensor.to(dtype or tensor.dtype, copy=True)
     _check_tied(tensors, config, folder)
     model = _empty(config, str(folder))
     model.load_state_dict(tensors, strict=False, assign=True)

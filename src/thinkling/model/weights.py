@@ -46,10 +46,11 @@ def weight_files(folder: Path) -> dict[str, Path]:
     Raises:
         ModelError: Only pickles, nothing at all, a damaged file or index, a shard that is missing.
     """
-    if (folder / INDEX).is_file():
-        return _sharded(folder)
+    # As in transformers: an index may be left over from before the model was saved anew as one file.
     if (folder / SINGLE).is_file():
         return {name: folder / SINGLE for name in _names(folder / SINGLE)}
+    if (folder / INDEX).is_file():
+        return _sharded(folder)
     for file in sorted(folder.iterdir()):
         if file.suffix in PICKLES:
             refuse_pickle(file)
@@ -64,7 +65,7 @@ def _sharded(folder: Path) -> dict[str, Path]:
     try:
         weight_map = dict(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
         places = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder / INDEX, error) from error
     for shard in sorted(set(places.values())):
         # The index is somebody else's file: a shard lies in this folder and nowhere else.

@@ -8,6 +8,7 @@ the way.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,22 @@ class Tokenizer:
         return self._tokenizer.token_to_id(token)
 
     @cached_property
+    def longest_token(self) -> int | None:
+        """Most characters that one token can stand for, white space apart; None where no limit is known.
+
+        A text of so many times n characters has n tokens or more, and it need not be tokenised to know it. There is no
+        limit where characters can be dropped, or unknown ones joined.
+        """
+        normalizer = type(self._tokenizer.normalizer).__name__
+        drops = re.search(rb'"behavior":\s*"Removed"', self._files["tokenizer.json"])
+        unknown = "\U000f1234" * 100  # private use: in no vocabulary
+        if normalizer not in ("NoneType", "NFC") or drops or len(self.encode(unknown)) < len(unknown):
+            return None
+        longest = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
+        # At most four characters become one in NFC (UAX 15): U+1F82 is alpha, breathing, accent and iota.
+        return 4 * longest if normalizer == "NFC" else longest
+
+    @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         # A second one, for the switch is a state of the tokenizer and two threads may encode at the same time.
         tokenizer = self._build()
@@ -114,7 +131,7 @@ class Tokenizer:
             return {}
         try:
             return dict(json.loads(self._files[name]))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(name, error) from error
 
     def _damaged(self, name: str, error: Exception) -> ModelError:
