@@ -13,7 +13,7 @@ from typing import Any
 
 from thinkling.core.files import write_atomically, write_json
 from thinkling.core.run import Run
-from thinkling.core.stats import wilson
+from thinkling.core.stats import wilson, wilson_clustered
 
 PROTOCOL = {
     "max_new_tokens": 192,
@@ -96,8 +96,7 @@ def _score(items: list[dict[str, Any]], label: str) -> dict[str, Any]:
     n = len(items)
     right = sum(it["status"] == "right" for it in items)
     flexible = sum(it["flexible_right"] for it in items)
-    written = [equation for it in items for equation in it["equations"]]
-    true = sum(equation["is_true"] for equation in written)
+    written = [(sum(e["is_true"] for e in it["equations"]), len(it["equations"])) for it in items]
     return {
         "label": label,
         "task": items[0]["task"],
@@ -112,7 +111,11 @@ def _score(items: list[dict[str, Any]], label: str) -> dict[str, Any]:
         "baselines": {"always '4' (commonest in training)": 0.031, "last number of the question": 0.016},
         "detectable_difference": min(1.0, 1.3 / math.sqrt(n)),
         "completion_tokens_mean": sum(it["tokens"] for it in items) / n,
-        "equations": {"n": len(written), "true": true, "interval": list(wilson(true, len(written)))},
+        "equations": {
+            "n": sum(n for _, n in written),
+            "true": sum(true for true, _ in written),
+            "interval": list(wilson_clustered(written)),
+        },
         "finish": {"stop": n},
     }
 

@@ -11,7 +11,7 @@ import torch
 from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_jsonl
-from thinkling.core.stats import detectable_difference
+from thinkling.core.stats import detectable_difference, wilson
 from thinkling.engine.plan import training_memory
 from thinkling.model.config import ModelConfig
 from thinkling.stages import evaluate, sft
@@ -322,6 +322,16 @@ def test_strict_and_flexible_scores_and_equations_are_counted_apart():
     assert (scored["right"], scored["flexible"]["right"]) == (1, 2)
     assert (scored["equations"]["true"], scored["equations"]["n"]) == (2, 3)  # one cannot be read either way
     assert (scored["statuses"]["no_answer"], scored["statuses"]["wrong"]) == (1, 1)
+
+
+def test_equations_of_one_completion_are_not_counted_as_independent():
+    # Three completions of eight equations, true or false together, say as much as three equations: Wilson's of 2 in 3
+    # with the variance of three clusters, effective number 3 - 1.
+    scored = evaluate.score([item("right", equations=[True] * 8)] * 2 + [item("wrong", equations=[False] * 8)])
+    low, high = scored["equations"]["interval"]
+    assert (scored["equations"]["true"], scored["equations"]["n"]) == (16, 24)
+    assert low < wilson(2, 3)[0]
+    assert high > wilson(2, 3)[1]
 
 
 def test_the_constant_answer_of_the_baseline_is_chosen_on_training_problems(evaluate_settings, tmp_path):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinkling.core.stats import detectable_difference, mcnemar, mean_interval, needed_n, paired, wilson, words
+from thinkling.core.stats import (
+    detectable_difference,
+    mcnemar,
+    mean_interval,
+    needed_n,
+    paired,
+    wilson,
+    wilson_clustered,
+    words,
+)
 
 
 def comparison_of(both: int, gained: int, lost: int, neither: int):
@@ -53,6 +63,80 @@ def test_wilson_covers_the_true_share_about_as_often_as_it_says(share, n):
         if wilson(k, n)[0] <= share <= wilson(k, n)[1]
     )
     assert 0.92 < covered < 0.98
+
+
+@given(st.integers(1, 200), st.integers(2, 200))
+def test_clusters_of_one_item_are_independent_items_but_for_the_estimate_of_their_variance(successes, n):
+    successes = min(successes, n - 1)
+    clusters = [(1, 1)] * successes + [(0, 1)] * (n - successes)
+    low, high = wilson_clustered(clusters)
+    # Var = p (1 - p) / n * n / (n - 1), so the effective number is n - 1: between Wilson's of n and of one item less.
+    plain_low, plain_high = wilson(successes, n)
+    assert 0.0 <= low <= plain_low
+    assert plain_high <= high <= 1.0
+    z = 1.959964
+    scale = 1 + z * z / (n - 1)
+    width = 2 * z * math.sqrt(successes * (n - successes) / n**2 / (n - 1) + (z / (n - 1)) ** 2 / 4) / scale
+    assert high - low == pytest.approx(width, rel=1e-5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_items_that_all_agree_with_their_cluster_count_as_one(right, wrong, size):
+    repeated = wilson_clustered([(size, size)] * right + [(0, size)] * wrong)
+    assert repeated == pytest.approx(wilson_clustered([(1, 1)] * right + [(0, 1)] * wrong))
+
+
+def test_clusters_that_are_all_alike_leave_every_item_its_weight():
+    assert wilson_clustered([(3, 4)] * 25) == wilson(75, 100)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "as_one"),
+    [
+        ([(5, 5)] * 12, (12, 12)),
+        ([(0, 9), (0, 2)], (0, 2)),
+        ([(0, 0), (7, 7), (0, 0)], (1, 1)),
+        ([(0, 0)] * 3, (0, 0)),
+        ([], (0, 0)),
+    ],
+)
+def test_where_clusters_show_no_variance_each_counts_as_one_item(clusters, as_one):
+    assert wilson_clustered(clusters) == wilson(*as_one)
+
+
+def test_a_single_cluster_counts_as_one_item():
+    low, high = wilson_clustered([(3, 4)])
+    assert low < 0.25 < 0.75 < high
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)).map(lambda two: (min(two), max(two))), max_size=30))
+def test_the_clustered_interval_holds_the_share_mirrors_and_ignores_empty_clusters(clusters):
+    low, high = wilson_clustered(clusters)
+    total = sum(items for _, items in clusters)
+    share = sum(successes for successes, _ in clusters) / total if total else 0.5
+    assert 0.0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1.0
+    mirrored = wilson_clustered([(items - successes, items) for successes, items in clusters])
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+    assert wilson_clustered([*clusters, (0, 0)]) == (low, high)
+
+
+def test_the_clustered_interval_covers_where_the_plain_one_does_not():
+    # 40 completions of 1 to 12 equations each, each completion with a rate of its own: true share 1/2.
+    rng = random.Random(5)
+    covered = {"clustered": 0, "plain": 0}
+    for _ in range(400):
+        sizes = [rng.randint(1, 12) for _ in range(40)]
+        rates = [rng.betavariate(0.5, 0.5) for _ in sizes]
+        clusters = [(sum(rng.random() < p for _ in range(m)), m) for p, m in zip(rates, sizes, strict=True)]
+        intervals = {
+            "clustered": wilson_clustered(clusters),
+            "plain": wilson(sum(t for t, _ in clusters), sum(sizes)),
+        }
+        for name, (low, high) in intervals.items():
+            covered[name] += low <= 0.5 <= high
+    assert covered["clustered"] > 0.9 * 400
+    assert covered["plain"] < 0.75 * 400
 
 
 def test_paired_interval_is_newcombes_published_one():

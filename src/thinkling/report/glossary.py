@@ -14,7 +14,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "95 % interval",
         "Another draw of as many problems would give another score. In 95 of 100 draws an interval made in this "
-        "way holds the true value. It is by Wilson's formula, which is also right near 0 and 100 %.",
+        "way holds the true value. It is by Wilson's formula, which is also right near 0 and 100 %; for written "
+        "equations it allows for those of one output being true or false together.",
     ),
     (
         "difference",

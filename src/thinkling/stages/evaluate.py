@@ -16,9 +16,10 @@ from pydantic import Field, model_validator
 
 from thinkling.core.config import Config as Settings
 from thinkling.core.errors import ConfigError, DataError, RunError
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_jsonl, referred
-from thinkling.core.stats import detectable_difference, paired, wilson, words
+from thinkling.core.stats import detectable_difference, paired, wilson, wilson_clustered, words
 from thinkling.data.generated import baselines
 from thinkling.data.types import Problem, Rollout
 from thinkling.verify import flexible, read_number
@@ -73,7 +74,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _top_p_needs_a_temperature(self) -> Config:
         if self.temperature == 0 and self.top_p < 1:
-            raise ValueError("top_p has no effect at temperature 0; set temperature too, or leave top_p at 1")
+            raise ValueError(tr("top_p has no effect at temperature 0; set temperature too, or leave top_p at 1"))
         return self
 
 
@@ -85,7 +86,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         RunError: The evaluation to compare with holds other problems or another protocol.
     """
     from thinkling.engine.generate import Sampling
-    from thinkling.engine.rollout import attempt
+    from thinkling.engine.rollout import answer, graded
     from thinkling.stages._models import load_engine
 
     began = time.monotonic()
@@ -98,9 +99,10 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
     asked = [(task, problem) for _, task, problems in drawn for problem in problems]
     start = time.monotonic()
-    rollouts = attempt(engine, asked, sampling, seed=config.seed, system=config.system, progress=progress)
+    completions = answer(engine, asked, sampling, seed=config.seed, system=config.system, progress=progress)
     generating = time.monotonic() - start
-    tokens = sum(len(r.completion.tokens) for r in rollouts)
+    tokens = sum(len(completion.tokens) for completion in completions)
+    rollouts = graded(asked, completions)
     specs = [spec for spec, _, problems in drawn for _ in problems]
     rows = [item_record(spec, rollout) for spec, rollout in zip(specs, rollouts, strict=True)]
     evaluation = summarize(rows, drawn)
@@ -108,6 +110,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         "model": identity,
         "protocol": protocol(config),
         "time_s": time.monotonic() - began,
+        "generating_s": generating,
         "tokens": tokens,
         "tokens_per_s": tokens / generating,
         "versus": None,
@@ -131,22 +134,26 @@ def draw_problems(config: Config, progress: Progress) -> list[tuple[TaskSpec, An
         except DataError as error:
             if not spec.optional:
                 raise
-            progress.note(f"{spec.label} is left out: {error.what}" + (f" ({error.fix})" if error.fix else ""))
+            mend = f" ({error.fix})" if error.fix else ""
+            progress.note(tr("{task} is left out: {reason}", task=spec.label, reason=error.what + mend))
             continue
         if not problems:
-            raise DataError("there are no problems to answer", where=f"task {spec.label}", fix="set n to 1 or more")
+            what, fix = tr("there are no problems to answer"), tr("set n to 1 or more")
+            raise DataError(what, where=tr("task {name}", name=spec.label), fix=fix)
         drawn.append((spec, task, problems))
     check_references([(task, problem) for _, task, problems in drawn for problem in problems])
     if not drawn:
         raise DataError(
-            "every task was left out", where="tasks", fix="name a task whose data is at hand, such as task: sums"
+            tr("every task was left out"),
+            where="tasks",
+            fix=tr("name a task whose data is at hand, such as task: sums"),
         )
     labels = [spec.label for spec, _, _ in drawn]
     if len(set(labels)) < len(labels):
         raise ConfigError(
-            f"the task '{Counter(labels).most_common(1)[0][0]}' stands twice",
+            tr("the task '{name}' stands twice", name=Counter(labels).most_common(1)[0][0]),
             where="tasks",
-            fix="give it once, with a larger n",
+            fix=tr("give it once, with a larger n"),
         )
     return drawn
 
@@ -159,17 +166,16 @@ def promise(config: Config, progress: Progress) -> dict[str, str]:
     """
     drawn = draw_problems(config, progress)
     n = sum(len(problems) for _, _, problems in drawn)
-    most = f"at most {n * config.max_new_tokens:,} ({n:,} times {config.max_new_tokens:,})"
-    return {"problems": f"{n:,}", "new tokens": most, **power_in_words(drawn)}
+    each, most = f"{config.max_new_tokens:,}", f"{n * config.max_new_tokens:,}"
+    tokens = tr("at most {most} ({n} times {each})", most=most, n=f"{n:,}", each=each)
+    return {tr("problems"): f"{n:,}", tr("new tokens"): tokens, **power_in_words(drawn)}
 
 
 def power_in_words(drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]]) -> dict[str, str]:
     """What so many problems can show, before they are answered: a difference that 8 of 10 repetitions see at 5 %."""
     counts = {spec.label: len(problems) for spec, _, problems in drawn}
-    return {
-        label: f"{n} problems: a difference of {100 * detectable_difference(n):.0f} points or more shows"
-        for label, n in counts.items()
-    }
+    text = "{n} problems: a difference of {points} points or more shows"
+    return {label: tr(text, n=n, points=f"{100 * detectable_difference(n):.0f}") for label, n in counts.items()}
 
 
 def protocol(config: Config) -> dict[str, Any]:
@@ -253,8 +259,8 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     n = len(rows)
     right = sum(row["status"] == "right" for row in rows)
     flexible = sum(bool(row["flexible_right"]) for row in rows)
-    written = [e for row in rows for e in row["equations"] if e["is_true"] is not None]
-    true = sum(bool(e["is_true"]) for e in written)
+    truths = [[bool(e["is_true"]) for e in row["equations"] if e["is_true"] is not None] for row in rows]
+    true, written = sum(map(sum, truths)), sum(map(len, truths))
     return {
         "n": n,
         "right": right,
@@ -264,7 +270,12 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "flexible": {"right": flexible, "score": flexible / n, "interval": list(wilson(flexible, n))},
         "detectable_difference": detectable_difference(n),
         "completion_tokens_mean": sum(row["tokens"] for row in rows) / n,
-        "equations": {"n": len(written), "true": true, "interval": list(wilson(true, len(written)))},
+        # One false step spoils those after it: the equations of one completion are no independent draws.
+        "equations": {
+            "n": written,
+            "true": true,
+            "interval": list(wilson_clustered([(sum(one), len(one)) for one in truths])),
+        },
         "finish": dict(Counter(row["finish_reason"] for row in rows)),
     }
 
@@ -280,18 +291,19 @@ def refuse_what_cannot_be_compared(
     old = before.evaluation()["protocol"]
     changed = [key for key, value in asked.items() if old.get(key) != value]
     if changed:
+        differing = ", ".join(changed)
         raise RunError(
-            f"the two evaluations differ in {', '.join(changed)}, so their difference would mean nothing",
+            tr("the two evaluations differ in {settings}, so their difference would mean nothing", settings=differing),
             where=str(before.evaluation_file),
-            fix="evaluate both with the same settings",
+            fix=tr("evaluate both with the same settings"),
         )
     known = {(row["label"], row["id"]) for row in read_jsonl(before.items_file)}
     missing = [p.id for spec, _, problems in drawn for p in problems if (spec.label, p.id) not in known]
     if missing:
         raise RunError(
-            f"{len(missing)} problems were not in the earlier evaluation, {missing[0]} first",
+            tr("{n} problems were not in the earlier evaluation, {first} first", n=len(missing), first=missing[0]),
             where=str(before.items_file),
-            fix="evaluate both on the same tasks, n and seed",
+            fix=tr("evaluate both on the same tasks, n and seed"),
         )
 
 
@@ -305,9 +317,9 @@ def compare(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any], be
     dtypes = [result["model"]["dtype"] for result in (old, evaluation)]
     if dtypes[0] != dtypes[1]:
         raise RunError(
-            f"the earlier evaluation computed in {dtypes[0]} and this one in {dtypes[1]}",
+            tr("the earlier evaluation computed in {was} and this one in {now}", was=dtypes[0], now=dtypes[1]),
             where=str(before.evaluation_file),
-            fix="evaluate both on the same kind of machine",
+            fix=tr("evaluate both on the same kind of machine"),
         )
     earlier_right = {(r["label"], r["id"]): r["status"] == "right" for r in read_jsonl(before.items_file)}
 
