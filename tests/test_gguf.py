@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf.gguf_writer import GGUFValue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -219,6 +220,24 @@ def add_yarn(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
 
 
+def fact(key: str, value: Any, kind: gguf.GGUFValueType) -> Edit:
+    def edit(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
+        writer.kv_data[0][key] = GGUFValue(value, kind)
+
+    return edit
+
+
+def norm_of(dtype: type) -> Edit:
+    def edit(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
+        tensors["output_norm.weight"] = np.ones(64, dtype=dtype)
+
+    return edit
+
+
+FIRST = {"edit": fact("tokenizer.ggml.add_bos_token", True, gguf.GGUFValueType.BOOL)}
+NUMBER, TEXT = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.STRING
+
+
 def lose_the_embedding(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> None:
     del tensors["token_embd.weight"]
 
@@ -239,6 +258,17 @@ def lose_the_embedding(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) 
         ({"edit": add_experts}, "experts"),
         ({"edit": add_yarn}, "rope scaling 'yarn'"),
         ({"edit": lose_the_embedding}, "no token embedding"),
+        ({"edit": norm_of(np.int32)}, "number format I32"),
+        ({"edit": norm_of(np.float64)}, "number format F64"),
+        ({"edit": fact("llama.rope.dimension_count", 8, NUMBER)}, "rotation of a part of each head"),
+        ({"edit": fact("llama.attention.head_count_kv", 3, NUMBER)}, "4 heads over 3 key/value heads"),
+        ({"edit": fact("llama.rope.freq_base", float("inf"), gguf.GGUFValueType.FLOAT32)}, "freq_base is inf"),
+        ({"edit": fact("split.count", 3, gguf.GGUFValueType.UINT16)}, "tensors in other files"),
+        ({"edit": fact("tokenizer.chat_template", 5, NUMBER)}, "chat template is no text"),
+        ({"edit": fact("tokenizer.ggml.eos_token_id", "2", TEXT)}, "no token '2' for a special token"),
+        ({"edit": fact("tokenizer.ggml.eot_token_id", 10**6, NUMBER)}, "no token 1000000 for a special token"),
+        ({"tokens": [TOKENS[0], "a b", *TOKENS[2:]], **FIRST}, "cannot be 'a b'"),
+        ({"tokens": [TOKENS[0], "a:1", *TOKENS[2:]], **FIRST}, "cannot be 'a:1'"),
     ],
 )
 def test_what_we_do_not_know_is_refused_by_name_and_leaves_no_folder(tmp_path, change, words):
@@ -246,6 +276,25 @@ def test_what_we_do_not_know_is_refused_by_name_and_leaves_no_folder(tmp_path, c
     with pytest.raises(ModelError, match=words):
         convert(path, tmp_path / "folder")
     assert [file.name for file in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_an_end_of_turn_that_is_not_the_end_of_text_stops_generation_too(tmp_path):
+    edit = fact("tokenizer.ggml.eot_token_id", 0, NUMBER)
+    convert(write_gguf(tmp_path / "a.gguf", sizes("llama"), edit=edit), tmp_path / "folder")
+    _, tokenizer = load_folder(tmp_path / "folder")
+    assert (tokenizer.eos_id, tokenizer.stop_ids) == (2, (2, 0))
+
+
+def test_a_small_file_cannot_promise_a_model_that_fills_the_disk(tmp_path):
+    path = write_gguf(tmp_path / "a.gguf", sizes("llama"))
+    content = path.read_bytes()
+    for place in GgufFile(path).tensors.values():  # every tensor at the very same bytes, and those alone in the file
+        head = content.index(place.name.encode()) + len(place.name) + 4 + 8 * len(place.shape) + 4
+        content = content[:head] + bytes(8) + content[head + 8 :]
+    start = min(place.offset for place in GgufFile(path).tensors.values())
+    path.write_bytes(content[: start + max(place.n_bytes for place in GgufFile(path).tensors.values())])
+    with pytest.raises(ModelError, match="upon each other"):
+        convert(path, tmp_path / "folder")
 
 
 @pytest.fixture(scope="module")

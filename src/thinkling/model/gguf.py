@@ -9,6 +9,7 @@ guess would still talk.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from thinkling.core.errors import ModelError
 from thinkling.core.files import whole_folder
-from thinkling.model.config import FAMILIES, ModelConfig, to_hugging_face
+from thinkling.model.config import FAMILIES, ModelConfig, refuse_impossible_heads, to_hugging_face
 from thinkling.model.folder import check_tensors
 from thinkling.model.gguf_file import GgufFile, TensorPlace
 from thinkling.model.weights import write_weights
@@ -89,7 +90,7 @@ def read_config(file: GgufFile) -> ModelConfig:
         )
     _refuse_unsupported(file, family)
     width, n_heads = _fact(file, f"{family}.embedding_length"), _fact(file, f"{family}.attention.head_count")
-    return ModelConfig(
+    config = ModelConfig(
         family=family,
         vocab_size=_embedding(file).shape[0],
         width=width,
@@ -106,6 +107,10 @@ def read_config(file: GgufFile) -> ModelConfig:
         attention_bias=FAMILIES[family].get("attention_bias", False),
         qk_norm=FAMILIES[family].get("qk_norm", False),
     )
+    refuse_impossible_heads(config, str(file.path))
+    if _fact(file, f"{family}.rope.dimension_count", config.head_width) != config.head_width:
+        raise _unsupported(file, "a rotation of a part of each head")
+    return config
 
 
 def _fact(file: GgufFile, key: str, default: int | None = None) -> int:
@@ -118,7 +123,7 @@ def _fact(file: GgufFile, key: str, default: int | None = None) -> int:
 def _decimal(file: GgufFile, key: str, default: float | None = None) -> float:
     """A float32 fact as the decimal that was meant: 9.999999747378752e-06 was written as 1e-05."""
     value = file.metadata.get(key, default)
-    if not isinstance(value, float) or not value > 0:
+    if not isinstance(value, float) or not 0 < value < math.inf:
         raise ModelError(f"the fact {key} is {value!r}", where=str(file.path), fix="fetch the file again")
     return float(f"{value:.6g}")
 
@@ -139,12 +144,17 @@ def _refuse_unsupported(file: GgufFile, family: str) -> None:
         "a sliding attention window": facts.get(f"{family}.attention.sliding_window", 0) != 0,
         "rope factors of its own (rope_freqs.weight)": "rope_freqs.weight" in file.tensors,
         f"rope scaling '{scaling}'": scaling not in ("none", "linear"),
+        "its other tensors in other files (split.count)": facts.get("split.count", 1) not in (0, 1),
     }
     for what, present in reasons.items():
         if present:
-            raise ModelError(
-                f"this file has {what}, which is not read here", where=str(file.path), fix="use its Hugging Face folder"
-            )
+            raise _unsupported(file, what)
+
+
+def _unsupported(file: GgufFile, what: str) -> ModelError:
+    return ModelError(
+        f"this file has {what}, which is not read here", where=str(file.path), fix="use its Hugging Face folder"
+    )
 
 
 def _rope_scaling(file: GgufFile, family: str) -> Mapping[str, Any] | None:
@@ -254,13 +264,31 @@ def _tokenizer_files(file: GgufFile) -> dict[str, str]:
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
         **special,
-        **({"chat_template": facts["tokenizer.chat_template"]} if "tokenizer.chat_template" in facts else {}),
+        **({"chat_template": _template(file)} if "tokenizer.chat_template" in facts else {}),
     }
     return {
         "tokenizer.json": built.to_str(pretty=False),
         "tokenizer_config.json": json.dumps(settings, indent=2, ensure_ascii=False) + "\n",
-        "generation_config.json": json.dumps(_special_ids(file), indent=2) + "\n",
+        "generation_config.json": json.dumps(_generation(file, tokens), indent=2) + "\n",
     }
+
+
+def _generation(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
+    """The special ids, with the end of turn beside the end of text where the file tells them apart."""
+    ids = _special_ids(file)
+    turn = file.metadata.get("tokenizer.ggml.eot_token_id")
+    if turn is None:
+        return ids
+    _at(file, tokens, turn)  # or it is none, which is an error
+    ends = dict.fromkeys([ids.get("eos_token_id", turn), turn])
+    return {**ids, "eos_token_id": list(ends) if len(ends) > 1 else turn}
+
+
+def _template(file: GgufFile) -> str:
+    template = file.metadata["tokenizer.chat_template"]
+    if not isinstance(template, str):
+        raise ModelError("the chat template is no text", where=str(file.path), fix="fetch the file again")
+    return template
 
 
 def _at(file: GgufFile, tokens: list[str], number: Any) -> str:

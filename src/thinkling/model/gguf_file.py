@@ -7,6 +7,7 @@ library stays the oracle of this reader (tests) and does the arithmetic of the n
 
 from __future__ import annotations
 
+import functools
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,16 @@ VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 CHUNK_ROWS = 4096
 """Rows turned into numbers at a time: the embedding of a large vocabulary would else need three copies at once."""
+
+
+@functools.cache
+def is_readable(kind: GGMLQuantizationType) -> bool:
+    """Whether the library turns this number format into float32; some of those it knows by name it does not."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except (KeyError, NotImplementedError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class GgufFile:
             raise ModelError(
                 f"GGUF version {version} is not known here", where=str(self.path), fix=f"known: {VERSIONS}"
             )
-        self._n_tensors = self._count(8)
+        self._n_tensors = self._count(32)
         n_keys = self._count(12)
         facts: dict[str, Any] = {}
         for _ in range(n_keys):
@@ -103,6 +114,8 @@ class GgufFile:
         places = {head[0]: self._place(data, *head) for head in heads}
         if len(places) != len(heads):
             raise ValueError("two of its tensors have one name")
+        if sum(place.n_bytes for place in places.values()) > len(self._map):  # a small file would fill the disk
+            raise ValueError("its tensors lie upon each other")
         return places
 
     def _tensor_head(self) -> tuple[str, tuple[int, ...], int, int]:
@@ -115,6 +128,8 @@ class GgufFile:
 
     def _place(self, data: int, name: str, shape: tuple[int, ...], kind_number: int, offset: int) -> TensorPlace:
         kind = GGMLQuantizationType(kind_number)
+        if not is_readable(kind):
+            raise ValueError(f"the tensor {name} is of the number format {kind.name}, which is not read here")
         block, block_bytes = GGML_QUANT_SIZES[kind]
         size = 1
         for length in shape:

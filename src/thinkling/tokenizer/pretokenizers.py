@@ -90,9 +90,7 @@ def build_byte_level_bpe(
     if cut.nfc:
         tokenizer.normalizer = normalizers.NFC()
     if first is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=[(first, vocabulary[first])]
-        )
+        tokenizer.post_processor = _put_before(first, vocabulary[first], where)
     marked = list(zip(tokens, token_types, strict=True))
     tokenizer.add_special_tokens([_added(token, special=True) for token, kind in marked if kind == GGUF_CONTROL])
     tokenizer.add_tokens([_added(token, special=False) for token, kind in marked if kind == GGUF_USER_DEFINED])
@@ -108,6 +106,19 @@ def _check(tokens: Sequence[str], vocabulary: Mapping[str, int], pairs: Sequence
             raise ModelError(
                 f"the tokenizer merges '{left}' and '{right}', which are not all tokens", where=where, fix=fix
             )
+
+
+def _put_before(first: str, number: int, where: str) -> processors.TemplateProcessing:
+    try:
+        return processors.TemplateProcessing(
+            single=f"{first} $A", pair=f"{first} $A {first} $B", special_tokens=[(first, number)]
+        )
+    except ValueError as error:  # the library's own little language reads "a b" and "a:1" as more than a name
+        raise ModelError(
+            f"the first token of every text cannot be '{first}': {error}",
+            where=where,
+            fix="use the Hugging Face folder of this model",
+        ) from error
 
 
 def _added(token: str, *, special: bool) -> AddedToken:
