@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from thinkling.stages import evaluate, sft
 from thinkling.stages._models import load_model
 
 SUMS = {"task": "sums", "level": 1}
+FILES = [{"file": "x.jsonl"}]
 
 
 def run_stage(stage, folder, settings, earlier=None, progress=None):
@@ -84,8 +86,22 @@ def test_a_file_of_conversations_is_trained_on(sft_settings, tmp_path):
     file = tmp_path / "rows.jsonl"
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
     file.write_text((json.dumps(row) + "\n") * 6)
-    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "data": [{"file": str(file)}], "max_steps": 1})
+    held_out = {"eval_steps": 0, "generate_rows": 0, "validation": [{"file": str(file)}]}
+    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "data": [{"file": str(file)}], "max_steps": 1, **held_out})
     assert run.plan()["supervised_tokens"] > 0
+    assert [m["step"] for m in run.metrics() if "loss/validation" in m] == [0, 1]
+
+
+def test_a_format_is_told_its_options(sft_settings, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "a", "answer": "1+1 = <<1+1=2>>2"}\n')
+    said = []
+    for options in (None, {"calculator_marks": True}):
+        spec = {"file": str(file), "format": "gsm8k", "options": options}
+        config = sft.Config(model="m", data=[spec])
+        [conversation] = sft.conversations_of(config.data[0], config, "train")
+        said.append(conversation.messages[1].content)
+    assert said == ["1+1 = 2", "1+1 = <<1+1=2>>2"]
 
 
 def test_no_held_out_problem_was_trained_on(sft_settings):
@@ -161,6 +177,14 @@ def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, 
         {"data": [{"task": "sums", "n": 5, "format": "alpaca"}]},
         {"batch_size": 4, "batch_tokens": 100},
         {"batch_tokens": None},
+        {"max_steps": 3, "num_train_epochs": 2},
+        {"max_steps": None, "num_train_epochs": None},
+        {"data": [{"task": "sums", "options": {"a": 1}}]},
+        {"data": FILES, "generate_rows": 0, "validation_rows": 0},  # eval_steps is left
+        {"data": FILES, "eval_steps": 0, "validation_rows": 0},
+        {"data": FILES, "eval_steps": 0, "generate_rows": 0},
+        {"data": FILES, "validation": FILES},  # generate_rows: no problems
+        {"data": FILES, "validation": FILES, "generate_rows": 0, "system": "Be brief."},
         {"memory_limit_gib": 0},
         {"data": []},
         {"learning_rate": 0},
@@ -169,6 +193,13 @@ def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, 
 def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wrong):
     with pytest.raises(ValueError):
         sft.Config(**{**sft_settings, **wrong})
+
+
+def test_settings_of_what_is_held_out_stand_where_something_is(sft_settings):
+    sft.Config(**{**sft_settings, "data": FILES, "validation": FILES, "generate_rows": 0})
+    sft.Config(**{**sft_settings, "data": FILES, "validation": [SUMS], "system": "Be brief."})
+    nothing = {"eval_steps": 0, "generate_rows": 0, "validation_rows": 0}
+    assert sft.Config(**{**sft_settings, "data": FILES, **nothing}).num_train_epochs is None  # max_steps says it
 
 
 def test_a_step_is_of_one_size(sft_settings):
@@ -224,6 +255,25 @@ def test_the_model_that_answers_right_scores_all_and_the_paired_comparison_says_
     assert all(t["equations"]["true"] == t["equations"]["n"] > 0 for t in result["tasks"])
     assert [v["gained"] for v in result["versus"]["tasks"]] == [5, 3]
     assert [v["lost"] for v in result["versus"]["tasks"]] == [0, 0]
+
+
+def test_tokens_per_second_are_of_generating_without_grading(evaluate_settings, tmp_path, monkeypatch):
+    from thinkling.engine import rollout
+
+    def slow(*asked, grade=rollout.grade):
+        time.sleep(0.1)
+        return grade(*asked)
+
+    monkeypatch.setattr(rollout, "grade", slow)
+    result = run_stage(evaluate, tmp_path / "e", evaluate_settings).evaluation()
+    assert result["tokens_per_s"] == pytest.approx(result["tokens"] / result["generating_s"])
+    assert result["time_s"] > result["generating_s"] + 0.8  # 8 problems, each graded for a tenth of a second
+
+
+def test_what_is_refused_is_said_in_chinese(evaluate_settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKLING_LANG", "zh")
+    with pytest.raises(ConfigError, match="任务“sums, level 1”出现了两次"):
+        run_stage(evaluate, tmp_path / "a", {**evaluate_settings, "tasks": [SUMS, SUMS]})
 
 
 def test_a_promise_of_an_evaluation_counts_problems_and_tokens_and_needs_no_model(evaluate_settings):

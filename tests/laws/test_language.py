@@ -55,10 +55,25 @@ def test_every_translated_text_still_stands_in_the_code():
     assert [text for text in _own() if text not in known] == []
 
 
-@pytest.mark.parametrize("package", ["cli", "recipes"])
+@pytest.mark.parametrize("package", ["cli", "recipes", "stages", "engine", "report"])
 def test_every_text_of_the_command_line_is_translated(package: str):
     known = catalogue("zh")
     assert [(file, text) for file, text in _said(package) if text not in known] == []
+
+
+SPOKEN = ["stages/*.py", "engine/rollout.py", "engine/generate.py", "engine/plan.py", "report/*.py"]
+
+
+@pytest.mark.parametrize("pattern", SPOKEN)
+def test_every_error_speaks_the_users_language(pattern: str):
+    """What is wrong and the mend go through `tr`, or come from an error that did."""
+    literal = []
+    for file in PACKAGE.glob(pattern):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                said = [*node.exc.args, *(keyword.value for keyword in node.exc.keywords if keyword.arg == "fix")]
+                literal += [f"{file.name}:{it.lineno}" for it in said if isinstance(it, ast.Constant | ast.JoinedStr)]
+    assert literal == []
 
 
 @pytest.mark.parametrize("file", ["console", "doctor", "chat"])
@@ -78,6 +93,9 @@ def test_every_text_of_these_programs_is_translated(file: str):
         ({"LANG": "en_GB.UTF-8", "THINKLING_LANG": "zh"}, "zh"),
         ({"LANG": "zh_TW", "THINKLING_LANG": ""}, "zh"),
         ({"LANG": "de_DE"}, "de"),
+        ({"LANG": "/"}, "en"),  # it becomes a part of a file name
+        ({"LANG": "**"}, "en"),
+        ({"LANG": "ZH_cn"}, "zh"),
     ],
 )
 def test_the_language_is_that_of_the_first_variable_that_is_set(variables: dict[str, str], code: str):

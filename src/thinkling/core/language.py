@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,11 +16,12 @@ VARIABLES = ("THINKLING_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 
 
 def language(environment: Mapping[str, str] | None = None) -> str:
-    """The first two letters of the first variable that is set: `en`, `zh`; `C` and `POSIX` are `en`."""
+    """The first two letters of the first variable that is set: `en`, `zh`; what names no language is `en`."""
     variables = os.environ if environment is None else environment
     named = next((variables[name] for name in VARIABLES if variables.get(name)), "en")
     code = named[:2].lower()
-    return "en" if code in ("c", "c.", "po") else code
+    # Only letters go on: the code becomes a part of a file name. "C", "C.UTF-8" and "POSIX" name no language.
+    return code if re.fullmatch("[a-z]{2}", code) and code != "po" else "en"
 
 
 @functools.cache

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from thinkling.core.errors import ConfigError, NumericsError
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress, Silent
 from thinkling.data.types import Completion, FinishReason
 from thinkling.model.attend import CachedAttend, KeyValueCache, PrefillAttend
@@ -47,14 +48,14 @@ class Sampling:
             f"temperature = {self.temperature}": self.temperature < 0 or 0 < self.temperature < LOWEST_TEMPERATURE,
             f"top_p = {self.top_p}": not 0 < self.top_p <= 1,
             f"max_new_tokens = {self.max_new_tokens}": self.max_new_tokens < 1,
-            f"top_p = {self.top_p} with temperature 0 has no effect": self.temperature == 0 and self.top_p != 1,
-            "stop holds an empty text": "" in self.stop,
+            tr("top_p = {top_p} with temperature 0 has no effect", top_p=self.top_p): self.temperature == 0
+            and self.top_p != 1,
+            tr("stop holds an empty text"): "" in self.stop,
         }
         for what, present in problems.items():
             if present:
-                raise ConfigError(
-                    what, where="sampling", fix="temperature 0 or at least 0.001; 0 < top_p <= 1; max_new_tokens >= 1"
-                )
+                fix = tr("temperature 0 or at least 0.001; 0 < top_p <= 1; max_new_tokens >= 1")
+                raise ConfigError(what, where=tr("sampling"), fix=fix)
 
 
 @dataclass(frozen=True)
@@ -267,15 +268,15 @@ class Engine:
     # room -------------------------------------------------------------------------------------------------------
 
     def _check(self, index: int, request: Request) -> None:
-        room = self.model.config.max_positions - len(request.tokens)
-        if not request.tokens or room < 1:
+        n, context = len(request.tokens), self.model.config.max_positions
+        where = tr("request {index}", index=index)
+        if n == 0:
+            raise ConfigError(tr("an empty prompt cannot be completed"), where=where, fix=tr("give it a text"))
+        if n >= context:
             raise ConfigError(
-                "an empty prompt cannot be completed"
-                if not request.tokens
-                else f"a prompt of {len(request.tokens)} tokens "
-                f"leaves no room in this model's context of {self.model.config.max_positions}",
-                where=f"request {index}",
-                fix="shorten the prompt, or take a model with a longer context" if request.tokens else "give it a text",
+                tr("a prompt of {n} tokens leaves no room in this model's context of {context}", n=n, context=context),
+                where=where,
+                fix=tr("shorten the prompt, or take a model with a longer context"),
             )
 
     def _longest(self, requests: Sequence[Request]) -> int:
@@ -319,9 +320,11 @@ def choose(logits: Tensor, states: Sequence[_Live]) -> tuple[list[int], list[flo
     for live, logprob in zip(states, logprobs, strict=True):
         if not math.isfinite(logprob):
             raise NumericsError(
-                "the model's output is not a number",
-                where=f"request {live.index}, token {len(live.tokens) + 1}",
-                fix="its weights are damaged, or training blew them up: take an earlier checkpoint or another model",
+                tr("the model's output is not a number"),
+                where=tr("request {index}, token {place}", index=live.index, place=len(live.tokens) + 1),
+                fix=tr(
+                    "its weights are damaged, or training blew them up: take an earlier checkpoint or another model"
+                ),
             )
     return tokens.tolist(), logprobs
 

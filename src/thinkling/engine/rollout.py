@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from thinkling.core.errors import DataError
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.rng import seed_from
 from thinkling.core.shelf import entry
@@ -39,10 +40,27 @@ def attempt(
     system: str | None = None,
     progress: Progress | None = None,
 ) -> list[Rollout]:
-    """`samples` rollouts of each (task, problem), those of one problem side by side.
+    """`samples` rollouts of each (task, problem), those of one problem side by side: `answer`, then `graded`."""
+    completions = answer(engine, asked, sampling, samples=samples, seed=seed, system=system, progress=progress)
+    return graded([pair for pair in asked for _ in range(samples)], completions)
+
+
+def answer(
+    engine: Engine,
+    asked: Sequence[tuple[ModuleType, Problem]],
+    sampling: Sampling,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    system: str | None = None,
+    progress: Progress | None = None,
+) -> list[Completion]:
+    """`samples` completions of each (task, problem), those of one problem side by side.
 
     All tasks go through the engine together, so that a task of few problems does not leave most of its rows empty.
-    Whatever a reward raises is raised: a grader that fails is a fault to mend, not an answer that is wrong.
+
+    Raises:
+        DataError: A question fills the model's context; named before anything is generated.
     """
     repeated = [(task, problem, i) for task, problem in asked for i in range(samples)]
     requests = [
@@ -55,10 +73,17 @@ def attempt(
     ]
     for (_, problem, _), request in zip(repeated, requests, strict=True):
         _check_room(problem, len(request.tokens), engine.model.config.max_positions)
-    completions = engine.generate(requests, progress)
+    return engine.generate(requests, progress)
+
+
+def graded(asked: Sequence[tuple[ModuleType, Problem]], completions: Sequence[Completion]) -> list[Rollout]:
+    """Each completion with the verdict of its task's reward, one (task, problem) a completion.
+
+    Whatever a reward raises is raised: a grader that fails is a fault to mend, not an answer that is wrong.
+    """
     return [
         Rollout(problem, completion, grade(task, problem, completion))
-        for (task, problem, _), completion in zip(repeated, completions, strict=True)
+        for (task, problem), completion in zip(asked, completions, strict=True)
     ]
 
 
@@ -79,15 +104,19 @@ def check_references(asked: Sequence[tuple[ModuleType, Problem]]) -> None:
 def _check_room(problem: Problem, n_tokens: int, context: int) -> None:
     if n_tokens >= context:
         raise DataError(
-            f"a question of {n_tokens:,} tokens leaves no room to answer in this model's context of {context:,}",
+            tr(
+                "a question of {n} tokens leaves no room to answer in this model's context of {context}",
+                n=f"{n_tokens:,}",
+                context=f"{context:,}",
+            ),
             where=_place(problem),
-            fix="shorten the question or leave it out, or take a model with a longer context",
+            fix=tr("shorten the question or leave it out, or take a model with a longer context"),
         )
 
 
 def _place(problem: Problem) -> str:
     """Where a problem stands: a file and its line, or its task and id."""
-    return str(problem.metadata.get("source", f"task {problem.task}, {problem.id}"))
+    return str(problem.metadata.get("source") or tr("task {name}, {id}", name=problem.task, id=problem.id))
 
 
 def grade(task: ModuleType, problem: Problem, completion: Completion) -> Verdict:

@@ -16,7 +16,7 @@ from pydantic import Field
 from thinkling.core.config import Config as BaseConfig
 from thinkling.core.errors import ConfigError
 from thinkling.core.files import write_atomically
-from thinkling.core.language import language
+from thinkling.core.language import language, tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
 from thinkling.report.evidence import Evidence, gather
@@ -61,7 +61,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         name=config.title or whole.path.name,
     )
     write_atomically(whole.report_file, render(evidence, _page(config, evidence, whole)))
-    progress.note(f"report: {whole.report_file}")
+    progress.note(tr("report: {file}", file=whole.report_file))
     run.finish("finished", minutes=(time.monotonic() - started) / 60, page=str(whole.report_file))
     return whole.report_file
 
@@ -89,7 +89,9 @@ def _named(name: str | None, setting: str, earlier: Mapping[str, Run]) -> Run | 
         return None
     if name in earlier:
         raise ConfigError(
-            f"{setting} = '{name}' is the name of a stage", where="report", fix=f"write {setting}: '@{name}'"
+            tr("{setting} = '{name}' is the name of a stage", setting=setting, name=name),
+            where="report",
+            fix=tr("write {setting}: '@{name}'", setting=setting, name=name),
         )
     return Run.open(Path(referred(name, earlier)))
 
