@@ -70,6 +70,23 @@ def test_a_log_gets_a_line_every_ten_seconds_with_speed_memory_and_time_left(clo
     assert lines[0].endswith("GiB")
 
 
+def test_a_fact_of_an_earlier_step_says_of_which(clock: _Clock):
+    terminal, out = _plain(clock)
+    terminal.start("train", 100, "steps")
+    clock.now += 11
+    terminal.advance(40, **{"loss/train": 0.2, "accuracy/validation": 0.29})
+    clock.now += 11
+    terminal.advance(41, **{"loss/train": 0.19})
+    then, now = out.getvalue().splitlines()
+    assert then.endswith("loss 0.200  29% right")
+    assert now.endswith("loss 0.190  29% right at 40 steps")
+
+
+def test_a_share_of_right_answers_has_its_interval_and_its_n():
+    facts = {"accuracy/validation": 4 / 14, "accuracy/validation_low": 0.117, "accuracy/validation_high": 0.546}
+    assert shown_facts({**facts, "accuracy/validation_n": 14}) == ["29% right [12–55%, n 14]"]
+
+
 def test_a_phase_leaves_one_line_when_it_took_long_and_none_when_it_did_not(clock: _Clock):
     terminal, out = _plain(clock)
     for seconds in (1.9, 62):
@@ -140,8 +157,12 @@ def test_brackets_in_a_note_are_printed_as_they_are(clock: _Clock):
     assert out.getvalue() == "[1/3] sft [bold] [/x]\n"
 
 
-def test_columns_line_up_below_chinese_keys(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("THINKLING_LANG", "en")
+def test_names_of_settings_are_not_translated_because_they_are_typed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("THINKLING_LANG", "zh")
+    assert two_columns({"model": "smollm2-135m"}) == ["  model  smollm2-135m"]
+
+
+def test_columns_line_up_below_chinese_keys():
     assert two_columns({"学习率": "1", "ab": "2"}) == ["  学习率  1", "  ab      2"]  # a Chinese character is two cells
 
 

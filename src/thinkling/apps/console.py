@@ -37,6 +37,8 @@ FACTS: dict[str, Callable[[float], str]] = {
     "loss/validation": lambda x: tr("validation loss {x}", x=f"{x:.3f}"),
 }
 """Facts shown beside a bar, by their metric's name, the last left off where a line is narrow; others: metrics.jsonl."""
+SURENESS = ("accuracy/validation_low", "accuracy/validation_high", "accuracy/validation_n")
+"""Interval and n that stand behind accuracy/validation where all three are known."""
 BAR_CELLS = 10
 
 
@@ -52,9 +54,22 @@ class _Phase:
     """When its last line was printed."""
     done: float = 0.0
     facts: dict[str, float] = field(default_factory=dict)
+    """By metric, the newest value of each."""
+    told_at: dict[str, float] = field(default_factory=dict)
+    """By metric, what was done when its value came: not every advance brings all of them."""
     first: tuple[float, float] | None = None
     """(time, done) of the first advance: a resumed phase does not begin at 0."""
     bar: TaskID | None = None
+
+    def tell(self, facts: Mapping[str, float]) -> None:
+        """Take facts in, as of now."""
+        by_metric = {_metric(name): value for name, value in facts.items()}
+        self.facts |= by_metric
+        self.told_at |= dict.fromkeys(by_metric, self.done)
+
+    def older(self) -> dict[str, str]:
+        """The facts that are not of this moment, each with the moment it is of: '40 steps'."""
+        return {name: _amount(done, self.unit) for name, done in self.told_at.items() if done != self.done}
 
 
 class _Lasting(Console):
@@ -110,7 +125,7 @@ class Terminal:
         assert self._phases, "advance before start"
         phase, now = self._phases[-1], self._clock()
         phase.done = done
-        phase.facts.update(facts)
+        phase.tell(facts)
         phase.first = phase.first or (now, done)
         if phase.bar is not None:
             self._running_bars().update(phase.bar, completed=done, text=self._line(phase, now, self._room(phase)))
@@ -122,21 +137,21 @@ class Terminal:
         """End the innermost phase; one line stays where it took more than two seconds."""
         assert self._phases, "finish before start"
         phase, now = self._phases.pop(), self._clock()
-        phase.facts.update(facts)
+        phase.tell(facts)
         if phase.bar is not None:
             self._running_bars().remove_task(phase.bar)
         if not self._phases:
             self._stop_bars()
         if now - phase.started > LONG_S:
             took = tr("{amount} in {time}", amount=_amount(phase.done, phase.unit), time=duration(now - phase.started))
-            self._print("  ".join([phase.name, took, *shown_facts(phase.facts)]))
+            self._print("  ".join([phase.name, took, *shown_facts(phase.facts, phase.older())]))
 
     def note(self, text: str) -> None:
         """One line."""
         self._print(tr(text))
 
     def table(self, title: str, rows: Mapping[str, str]) -> None:
-        """A title and two columns; Chinese characters count as two cells."""
+        """A title and two columns; the rows come in the user's language, so that names of settings stay as they are."""
         self.console.print(Text(tr(title), style="bold"))
         for line in two_columns(rows):
             self._print(line)
@@ -152,12 +167,11 @@ class Terminal:
 
     def _line(self, phase: _Phase, now: float, room: int = 1000) -> str:
         facts = dict(phase.facts)
-        if not any(_metric(name) == "memory/gib" for name in facts):
-            facts["memory/gib"] = process_memory_gib()
+        facts.setdefault("memory/gib", process_memory_gib())
         left = seconds_left(phase.done, phase.total, now, phase.started, phase.first)
         amount = _amount(phase.done, phase.unit, phase.total)
         rest = [tr("{time} left", time=duration(left))] if left is not None else []
-        return fitted([amount, *rest, *shown_facts(facts)], room)
+        return fitted([amount, *rest, *shown_facts(facts, phase.older())], room)
 
     def _running_bars(self) -> Bars:
         if self._bars is None:
@@ -210,10 +224,28 @@ def fitted(parts: Sequence[str], room: int) -> str:
     return "  ".join(kept)
 
 
-def shown_facts(facts: Mapping[str, float]) -> list[str]:
-    """The facts worth a place beside a bar, in a fixed order; `tokens_per_s` and `tokens/per_s` are the same."""
+def shown_facts(facts: Mapping[str, float], older: Mapping[str, str] | None = None) -> list[str]:
+    """The facts worth a place beside a bar, in a fixed order; `tokens_per_s` and `tokens/per_s` are the same.
+
+    Args:
+        older: The metrics among them that are not of this moment, each with the moment it is of.
+
+    Example:
+        >>> shown_facts({"loss/train": 0.21, "accuracy/validation": 0.5}, older={"accuracy/validation": "40 steps"})
+        ['loss 0.210', '50% right at 40 steps']
+    """
     by_metric = {_metric(name): value for name, value in facts.items()}
-    return [say(by_metric[name]) for name, say in FACTS.items() if name in by_metric]
+    said = {name: say(by_metric[name]) + _sureness(name, by_metric) for name, say in FACTS.items() if name in by_metric}
+    then = older or {}
+    return [tr("{fact} at {amount}", fact=fact, amount=then[n]) if n in then else fact for n, fact in said.items()]
+
+
+def _sureness(name: str, facts: Mapping[str, float]) -> str:
+    """' [25–75%, n 12]' behind a share whose interval and n are known."""
+    if name != "accuracy/validation" or any(known not in facts for known in SURENESS):
+        return ""
+    low, high, n = (facts[known] for known in SURENESS)
+    return f" [{100 * low:.0f}–{high:.0%}, n {n:.0f}]"
 
 
 def _metric(name: str) -> str:
@@ -227,7 +259,6 @@ def _amount(done: float, unit: str, total: float = 0.0) -> str:
 
 
 def two_columns(rows: Mapping[str, str]) -> list[str]:
-    """Lines of `key  value`, the values below each other."""
-    keys = {tr(key): value for key, value in rows.items()}
-    width = max(map(cell_len, keys), default=0)
-    return [f"  {key}{' ' * (width - cell_len(key))}  {value}".rstrip() for key, value in keys.items()]
+    """Lines of `key  value`, the values below each other; Chinese characters count as two cells."""
+    width = max(map(cell_len, rows), default=0)
+    return [f"  {key}{' ' * (width - cell_len(key))}  {value}".rstrip() for key, value in rows.items()]
