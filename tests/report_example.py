@@ -259,7 +259,10 @@ def make_training(folder: Path, *, steps: int = 240, finished: bool = True) -> R
         if step % 40 == 0:
             line |= {
                 "loss/validation": 0.19 + 1.2 * math.exp(-step / 30),
-                "accuracy/validation": 0.9 * (1 - math.exp(-step / 70)),
+                "accuracy/validation": (right := round(11 * (1 - math.exp(-step / 70)))) / 12,
+                "accuracy/validation_low": wilson(right, 12)[0],
+                "accuracy/validation_high": wilson(right, 12)[1],
+                "accuracy/validation_n": 12,
             }
         run.log(step, line)
     if finished:

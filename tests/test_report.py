@@ -22,15 +22,17 @@ from thinkling.core.errors import ConfigError, RunError
 from thinkling.core.language import catalogue
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
+from thinkling.core.stats import wilson
 from thinkling.report import charts, glossary, words
 from thinkling.report import page as page_module
 from thinkling.report.choice import choose, fate
-from thinkling.report.evidence import Evidence, gather
+from thinkling.report.evidence import Evidence, gather, true_equations
 from thinkling.report.failures import failures, kind, operator
-from thinkling.report.outputs import LIMIT, marked, visible
+from thinkling.report.outputs import LIMIT, LINES, marked, visible
 from thinkling.report.page import Page, render
 from thinkling.report.speech import Speaker
 from thinkling.stages import report
+from thinkling.verify import verify
 
 ENGLISH = Speaker(("en",))
 PLAIN_PAGE = Page(
@@ -115,6 +117,22 @@ def test_a_lone_evaluation_has_no_before_however_it_was_named(tmp_path: Path) ->
 def test_a_report_without_an_evaluation_is_refused() -> None:
     with pytest.raises(RunError, match="at least one evaluation"):
         gather(after=None)
+
+
+def test_an_item_that_lacks_a_key_is_named(tmp_path: Path) -> None:
+    run = make_evaluation(tmp_path / "e", after=False)
+    run.items([{"label": "sums"}])
+    with pytest.raises(RunError, match="group"):
+        gather(after=run)
+
+
+def test_an_evaluation_with_a_word_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
+    run = make_evaluation(tmp_path / "e", after=False)
+    record = json.loads(run.evaluation_file.read_text())
+    record["tasks"][0]["n"] = "many"
+    run.evaluation_file.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"evaluation\.json"):
+        gather(after=run)
 
 
 def test_an_evaluation_that_lacks_a_key_is_named(tmp_path: Path) -> None:
@@ -236,10 +254,34 @@ def test_a_fate_is_told_by_both_answers() -> None:
 
 def test_the_parts_of_the_failures_add_up(evidence: Evidence) -> None:
     found = failures(evidence.after.items)
-    assert sum(part.failures for part in found.by_task) == found.total
-    assert sum(n for _, n, _ in found.by_kind) == found.total
-    assert sum(share for _, _, share in found.by_kind) == pytest.approx(1)
-    assert sum(part.share for part in found.by_operator) == pytest.approx(1)
+    assert sum(part.failures.count for part in found.by_task) == found.total
+    assert sum(part.failures.n for part in found.by_task) == found.n
+    assert sum(part.failures.count for part in found.by_kind) == found.total
+    equations = true_equations(evidence.after.items)
+    assert sum(part.failures.n for part in found.by_operator) == equations.n
+    assert sum(part.failures.count for part in found.by_operator) == equations.n - equations.count
+
+
+def test_the_failures_before_stand_beside_those_after(evidence: Evidence) -> None:
+    assert evidence.before is not None
+    text = " ".join(Reader(render(evidence, PLAIN_PAGE)).text.split())
+    was, now = failures(evidence.before.items), failures(evidence.after.items)
+    assert f"{now.total} of {now.n} answers are not right. Before, {was.total} of {was.n} were not." in text
+    old, new = ({part.label: part.failures for part in found.by_kind}["no_answer"] for found in (was, now))
+    cells = (f"{share.count} / {share.n} [{words.percents(share.interval)}]" for share in (old, new))
+    assert "".join(f"no final answer{''.join(cells)}".split()) in "".join(text.split())
+
+
+def test_equations_of_one_output_do_not_count_as_so_many_draws() -> None:
+    false = {"text": "1 + 1 = 3", "is_true": False}
+    true = {"text": "1 + 1 = 2", "is_true": True}
+    items = [{"label": "x", "group": "all", "status": "wrong", "equations": [false] * 20}]
+    items += [{**items[0], "equations": [true] * 20} for _ in range(4)]
+    plus = failures(items).by_operator[0].failures
+    assert (plus.count, plus.n) == (20, 100)
+    low, high = plus.interval
+    alone_low, alone_high = wilson(20, 100)
+    assert low < alone_low < alone_high < high
 
 
 @pytest.mark.parametrize(
@@ -356,6 +398,29 @@ def test_what_is_cut_from_a_long_output_is_counted() -> None:
 
 def test_characters_that_hide_or_turn_text_are_shown_by_their_code() -> None:
     assert visible("a\u202eb\x07c\ud83d\n\t1") == "a[U+202E]b[U+0007]c[U+D83D]\n\t1"
+    assert visible("1\u200d0\u061c\u3164\U000e0041") == "1[U+200D]0[U+061C][U+3164][U+E0041]"
+    assert visible("中文 עברית ✔\ufe0f é") == "中文 עברית ✔\ufe0f é"
+
+
+def test_an_output_of_line_ends_does_not_fill_the_page() -> None:
+    shown = Reader(marked("1" + "\n" * 900 + "2", [], ENGLISH)).text
+    assert shown.count("\n") < LINES
+    assert f"… {902 - LINES} more characters" in shown
+
+
+def test_a_long_question_or_answer_is_cut_and_the_rest_counted(tmp_path: Path) -> None:
+    long = {key: "9" * 5000 for key in ("question", "answer", "extracted", "reason")}
+    html = render(
+        gather(after=write_evaluation(tmp_path / "e", [{**item(KINDS[0], 0, after=True), **long}])), PLAIN_PAGE
+    )
+    assert "9" * (LIMIT + 1) not in html
+    assert "… 3,600 more characters" in html
+
+
+def test_braces_in_what_a_run_holds_are_said_as_they_are() -> None:
+    for text in ("{x}", "{", "{0.__class__}", "want {answer}"):
+        assert str(ENGLISH(text)) == text
+        assert words.reason(text, ENGLISH) == text
 
 
 def test_an_empty_output_is_shown_as_nothing() -> None:
@@ -488,6 +553,18 @@ def test_a_bar_is_as_long_as_its_share_and_its_whisker_as_its_interval(evidence:
     assert f'class="whisker" x1="{100 * low:.2f}" x2="{100 * high:.2f}"' in drawing
 
 
+def test_one_tick_shows_the_best_trivial_rule_which_the_line_names(evidence: Evidence) -> None:
+    drawing = str(charts.score_bars(evidence.tasks[0]))
+    assert drawing.count('class="baseline"') == 1
+    assert 'class="baseline" x1="3.10"' in drawing  # the better one of 3.1 % and 1.6 %
+
+
+def test_each_validation_of_the_training_has_its_interval_and_its_n(evidence: Evidence) -> None:
+    html = render(evidence, PLAIN_PAGE)
+    assert html.count('class="spread check"') == html.count('class="dot check"') / 2  # the other half are the losses
+    assert "12 problems each time, with 95\u00a0% intervals" in html
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.sampled_from([1, 3, 7]))
 def test_smoothing_keeps_steps_and_stays_between_the_extremes(values: list[float], window: int) -> None:
     points = list(enumerate(values))
@@ -532,6 +609,35 @@ def test_everything_the_report_says_has_a_chinese_text_with_the_same_placeholder
     assert len(said) > 100
     assert sorted(text for text in said if text not in chinese) == []
     assert [text for text in said if _fields(text) != _fields(chinese[text])] == []
+
+
+def test_a_chinese_page_says_labels_rules_reasons_and_the_protocol_in_chinese(evidence: Evidence) -> None:
+    text = Reader(render(evidence, replace(PLAIN_PAGE, languages=("zh",)))).text
+    for chinese in (
+        "sums，2 级",
+        "总答“4”（训练题中最常见）",
+        "没有最终答案行，也没有答案框",
+        "应为",
+        "用模型的对话模板",
+    ):
+        assert chinese in text
+    for english in ("level", "commonest", "no final-answer line", "want ", "chat template", "libraries"):
+        assert english not in text
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "finish_reason", "said"),
+    [
+        ("#### 7", "8", "stop", "不相等：应为 8"),
+        ("well", "8", "length", "没有最终答案行，也没有答案框；回答被截断"),
+        ("#### 25%", "25", "stop", "相等，但多了标准答案没有的百分号"),
+        ("#### 1 or 2", "2", "stop", "只要一个答案，却给了 2 个"),
+        ("####", "2", "stop", "答案标记后面什么也没有"),
+    ],
+)
+def test_what_the_checker_says_is_said_in_chinese(completion: str, answer: str, finish_reason: str, said: str) -> None:
+    found = verify(completion, answer, finish_reason=finish_reason)
+    assert words.reason(found.reason, Speaker(("zh",))) == said
 
 
 def test_the_figures_and_promises_of_the_page_have_chinese_texts_too(evidence: Evidence) -> None:
@@ -648,6 +754,12 @@ def test_every_task_has_its_n_its_interval_and_the_trivial_score_in_the_terminal
         assert f" {share.n} " in line
         assert f"{words.percent(share.value)} [{words.percents(share.interval).removesuffix(' %')}]" in line
         assert line.rstrip().endswith("3.1 %")
+
+
+def test_the_share_of_true_equations_has_its_interval_in_the_terminal(evidence: Evidence) -> None:
+    share = true_equations(evidence.after.items)
+    printed = " ".join(_printed(evidence, width=200).split())
+    assert f"{share.count} of {share.n} [{words.percents(share.interval)}] after." in printed
 
 
 def test_a_label_with_brackets_is_printed_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from thinkling.core.language import tr
 from thinkling.report import words
-from thinkling.report.evidence import Evidence, Row, Score
+from thinkling.report.evidence import Evidence, Row, Score, Share, true_equations
 
 MARGIN = 0.05
 """The margin of `stages.report`, for callers that have no report at hand."""
@@ -47,7 +47,7 @@ def show(
 def _headline(row: Row, margin: float, first: bool) -> Text:
     verdict = words.verdict(row, tr, margin)
     line = Text(words.headline(row, tr), style="bold" if first else "")
-    return line.append(f": {verdict}", style="bold") if verdict else line
+    return line.append(tr(": ") + verdict, style="bold") if verdict else line
 
 
 def _table(evidence: Evidence) -> Table:
@@ -67,7 +67,10 @@ def _cells(row: Row, *, paired: bool) -> list[Text]:
     trivial = words.percent(max(score.baselines.values())) if score.baselines else "–"
     before = [_share(row.before)] if paired else []
     difference = [_difference(row)] if paired else []
-    return [Text(cell) for cell in (row.label, f"{score.strict.n}", *before, _share(row.after), *difference, trivial)]
+    return [
+        Text(cell)
+        for cell in (words.label(row.label, tr), f"{score.strict.n}", *before, _share(row.after), *difference, trivial)
+    ]
 
 
 def _share(score: Score | None) -> str:
@@ -91,17 +94,21 @@ def _legend() -> str:
 
 def _equations(evidence: Evidence) -> str:
     """The share of true equations, over all items of an evaluation."""
-    new = _true_equations(evidence.after.groups or evidence.after.tasks)
+    new = true_equations(evidence.after.items)
     if evidence.before is None:
-        return tr("Written equations that are true: {new}.", new=new) if new else ""
-    old = _true_equations(evidence.before.groups or evidence.before.tasks)
-    return tr("Written equations that are true: {old} before, {new} after.", old=old, new=new) if old or new else ""
+        return tr("Written equations that are true: {new}.", new=_of_written(new)) if new.n else ""
+    old = true_equations(evidence.before.items)
+    if not old.n and not new.n:
+        return ""
+    text = "Written equations that are true: {old} before, {new} after."
+    return tr(text, old=_of_written(old), new=_of_written(new))
 
 
-def _true_equations(scores: tuple[Score, ...]) -> str:
-    written = [score.equations for score in scores if score.equations is not None]
-    n = sum(share.n for share in written)
-    return tr("{true} of {n}", true=f"{sum(share.count for share in written):,}", n=f"{n:,}") if n else ""
+def _of_written(share: Share) -> str:
+    if not share.n:
+        return tr("none written")
+    counts = tr("{true} of {n}", true=f"{share.count:,}", n=f"{share.n:,}")
+    return f"{counts} [{words.percents(share.interval)}]"
 
 
 def _page(page: Path | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from markupsafe import Markup
@@ -27,20 +27,20 @@ class Line:
     points: Sequence[tuple[float, float]]
     dots: bool = False
     """Mark each point: for what was measured seldom."""
+    spreads: Sequence[tuple[float, float, float]] = ()
+    """(step, low, high) of the points' intervals."""
 
 
 def score_bars(row: Row) -> Markup:
-    """Before and after as bars from 0 to 1 with their intervals, trivial baselines as ticks. Stretches to its cell."""
+    """Before and after as bars from 0 to 1, with intervals, a tick for the best trivial rule; as wide as the cell."""
     scores = [(style, score) for style, score in (("before", row.before), ("after", row.after)) if score is not None]
     height = 12 * len(scores) + 6
     parts = [f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{height}"/>' for x in (0, 25, 50, 75, 100)]
     for i, (style, score) in enumerate(scores):
         parts += _bar(style, score, y=3 + 12 * i)
-    baselines = {value for _, score in scores for value in score.baselines.values()}
-    parts += [
-        f'<line class="baseline" x1="{100 * b:.2f}" x2="{100 * b:.2f}" y1="0" y2="{height}"/>'
-        for b in sorted(baselines)
-    ]
+    if any(score.baselines for _, score in scores):
+        best = 100 * max(value for _, score in scores for value in score.baselines.values())
+        parts.append(f'<line class="baseline" x1="{best:.2f}" x2="{best:.2f}" y1="0" y2="{height}"/>')
     return _svg("bars", 100, height, parts, 'preserveAspectRatio="none" aria-hidden="true"')
 
 
@@ -69,7 +69,7 @@ def curves(lines: Sequence[Line], *, steps: float, percent: bool = False, from_z
 
     `percent` shows 0 to 1 as 0 to 100 %, and always the whole of it.
     """
-    clean = [Line(line.style, _finite(line.points), line.dots) for line in lines]
+    clean = [replace(line, points=_finite(line.points)) for line in lines]
     every = [point for line in clean for point in line.points]
     if not every:
         return Markup("")
@@ -80,7 +80,7 @@ def curves(lines: Sequence[Line], *, steps: float, percent: bool = False, from_z
     parts = [*frame.axes(percent)]
     for line in clean:
         parts += frame.draw(line)
-    return _svg("curve", WIDTH, HEIGHT, parts, 'role="img"')
+    return _svg("curve", WIDTH, HEIGHT, parts, 'aria-hidden="true"')  # the same numbers stand in a table
 
 
 class _Frame:
@@ -116,6 +116,11 @@ class _Frame:
         places = [(self.x(x), self.y(y)) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts = [f'<polyline class="line {line.style}" points="{path}"/>'] if len(places) > 1 else []
+        for x, low, high in line.spreads:
+            parts.append(
+                f'<line class="spread {line.style}" x1="{self.x(x):.1f}" x2="{self.x(x):.1f}" '
+                f'y1="{self.y(low):.1f}" y2="{self.y(high):.1f}"/>'
+            )
         if line.dots or len(places) == 1:
             parts += [f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
         return parts

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thinkling.core.errors import RunError
+from thinkling.core.language import tr
 from thinkling.core.run import Run, read_json, read_jsonl
-from thinkling.core.stats import PairedComparison, paired
+from thinkling.core.stats import PairedComparison, paired, wilson_clustered
 
 GROUPS = ("trained", "harder", "outside")
 """What was taught, the same a step harder, and what nobody taught: the order in which everything is shown."""
 STATUSES = ("right", "wrong", "unparsable", "no_answer", "truncated", "timeout")
 Item = Mapping[str, Any]
 """One line of items.jsonl."""
+NEEDED = ("label", "group", "id", "question", "answer", "completion", "status")
+"""What a line must have to be shown."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,9 @@ def gather(*, after: Run | None, before: Run | None = None, training: Run | None
     last = after or before
     if last is None:
         raise RunError(
-            "a report needs at least one evaluation",
+            tr("a report needs at least one evaluation"),
             where="before, after",
-            fix="name a run that holds an evaluation.json",
+            fix=tr("name a run that holds an evaluation.json"),
         )
     base = _evaluation(before) if before is not None and after is not None else None
     measured = _evaluation(last)
@@ -148,6 +151,13 @@ def is_right(item: Item) -> bool:
     return bool(item["status"] == "right")
 
 
+def true_equations(items: Sequence[Item]) -> Share:
+    """The true ones among the equations that the items' completions hold; those of one completion agree too often."""
+    truths = [[bool(e["is_true"]) for e in item.get("equations", []) if e["is_true"] is not None] for item in items]
+    clusters = [(sum(one), len(one)) for one in truths]
+    return Share(sum(true for true, _ in clusters), sum(n for _, n in clusters), wilson_clustered(clusters))
+
+
 # reading the files ------------------------------------------------------------------------------------------------
 
 
@@ -157,12 +167,25 @@ def _evaluation(run: Run) -> Evaluation:
         tasks = tuple(_score(entry) for entry in record["tasks"])
         groups = tuple(_score(entry) for entry in record["groups"])
         model = record["model"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise RunError(
-            f"evaluation.json lacks {error}", where=str(run.evaluation_file), fix="run the evaluation again"
+            tr("evaluation.json lacks {key}, or holds no number where one should be", key=error),
+            where=str(run.evaluation_file),
+            fix=tr("run the evaluation again"),
         ) from error
-    items = tuple(read_jsonl(run.items_file)) if run.items_file.exists() else ()
+    items = tuple(_item(line, run) for line in read_jsonl(run.items_file)) if run.items_file.exists() else ()
     return Evaluation(model, record.get("protocol", {}), tasks, _in_order(groups), items)
+
+
+def _item(line: Item, run: Run) -> Item:
+    missing = [key for key in NEEDED if key not in line]
+    if missing:
+        raise RunError(
+            tr("a line of items.jsonl lacks {key}", key=missing[0]),
+            where=str(run.items_file),
+            fix=tr("run the evaluation again"),
+        )
+    return line
 
 
 def _score(entry: Mapping[str, Any]) -> Score:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thinkling.report.evidence import Item, group_rank, is_right
+from thinkling.core.stats import wilson
+from thinkling.report.evidence import Item, Share, group_rank, is_right, true_equations
 
 KINDS = ("false equation", "wrong plan", "no equation", "no_answer", "unparsable", "truncated", "timeout")
 OPERATORS = {"+": "+", "-": "−", "−": "−", "*": "×", "×": "×", "x": "×", "X": "×", "·": "×", "/": "÷", "÷": "÷"}
@@ -21,24 +22,21 @@ BETWEEN = re.compile(r"(?<=[\d)%])\s*([-+−*×xX·/÷])\s*(?=[\d(.$\-−])")
 
 @dataclass(frozen=True)
 class Part:
-    """So many of all the failures (or false equations) are here, out of n tried here."""
+    """So many failures (or false equations) out of those tried here."""
 
     label: str
-    failures: int
-    n: int
-    share: float
-    """Of all failures."""
+    failures: Share
 
 
 @dataclass(frozen=True)
 class Failures:
-    """The failures of one evaluation, cut three ways."""
+    """The failures of one evaluation, cut three ways; what was tried and never failed has its part too."""
 
     total: int
     n: int
     by_task: tuple[Part, ...]
-    by_kind: tuple[tuple[str, int, float], ...]
-    """(kind, failures, share of all failures), those that occur."""
+    by_kind: tuple[Part, ...]
+    """All kinds, each out of all items."""
     by_operator: tuple[Part, ...]
     """False equations by operator, out of all equations written with it."""
 
@@ -51,7 +49,7 @@ def failures(items: Sequence[Item]) -> Failures:
         total=len(failed),
         n=len(items),
         by_task=_by_task(items, failed),
-        by_kind=tuple((name, kinds[name], kinds[name] / len(failed)) for name in KINDS if kinds[name]),
+        by_kind=tuple(_part(name, kinds[name], len(items)) for name in dict.fromkeys((*KINDS, *kinds))),
         by_operator=_by_operator(items),
     )
 
@@ -81,14 +79,20 @@ def _by_task(items: Sequence[Item], failed: Sequence[Item]) -> tuple[Part, ...]:
     asked = Counter(str(item["label"]) for item in items)
     groups = {str(item["label"]): str(item["group"]) for item in items}
     wrong = Counter(str(item["label"]) for item in failed)
-    order = sorted(wrong, key=lambda label: (group_rank(groups[label]), -wrong[label], label))
-    return tuple(Part(label, wrong[label], asked[label], wrong[label] / len(failed)) for label in order)
+    order = sorted(asked, key=lambda label: (group_rank(groups[label]), -wrong[label] / asked[label]))
+    return tuple(_part(label, wrong[label], asked[label]) for label in order)
+
+
+def _part(label: str, failures: int, n: int) -> Part:
+    return Part(label, Share(failures, n, wilson(failures, n)))
 
 
 def _by_operator(items: Sequence[Item]) -> tuple[Part, ...]:
-    written = [equation for item in items for equation in item.get("equations", []) if equation["is_true"] is not None]
-    tried = Counter(operator(equation["text"]) for equation in written)
-    false = Counter(operator(equation["text"]) for equation in written if equation["is_true"] is False)
-    total = sum(false.values())
-    order = [*"+−×÷", "several", "none"]
-    return tuple(Part(sign, false[sign], tried[sign], false[sign] / total) for sign in order if false[sign])
+    """False equations of those written with an operator, where any was."""
+    by_item = [[(operator(e["text"]), e) for e in item.get("equations", [])] for item in items]
+    parts = []
+    for sign in (*"+−×÷", "several", "none"):
+        true = true_equations([{"equations": [e for its, e in written if its == sign]} for written in by_item])
+        low, high = true.interval
+        parts.append(Part(sign, Share(true.n - true.count, true.n, (1 - high, 1 - low))))
+    return tuple(part for part in parts if part.failures.n)

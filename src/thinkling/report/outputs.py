@@ -1,7 +1,7 @@
 """Model text on the page: shown as it was written, with each false equation marked and nothing in it able to act.
 
-All of it is escaped; characters that hide or turn text around are shown by their code. A mark is a wavy underline *and*
-a small tag with the right value, so that it does not hang on seeing red.
+All of it is escaped and cut to what a reader still reads; characters that hide or turn text around are shown by their
+code. A mark is a wavy underline *and* a small tag with the right value, so that it does not hang on seeing red.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ from thinkling.report.speech import Speaker
 
 LIMIT = 1400
 """Characters of one output that are shown: what a reader still reads. The rest is counted."""
-# C0 and C1 controls (but not tab and newline), direction marks and overrides, invisible joiners, halves of a pair.
-HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+LINES = 40
+"""Lines of one output that are shown: a model that only writes line ends would fill many screens."""
+# C0 and C1 controls (but not tab and newline), soft hyphens, direction marks and overrides, invisible joiners, letters
+# without a picture, halves of a pair, tags. Not the two selectors that only colour an emoji.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 
 
 def visible(text: str) -> str:
@@ -27,13 +33,26 @@ def visible(text: str) -> str:
 
 def marked(completion: str, equations: Sequence[Mapping[str, Any]], say: Speaker, limit: int = LIMIT) -> Markup:
     """A completion as HTML, its false equations marked with their right values, cut after `limit` characters."""
-    shown = completion.rstrip()
-    parts = list(_pieces(shown[:limit], equations, say)) or [
+    whole = completion.rstrip()
+    end = _end(whole, limit)
+    parts = list(_pieces(whole[:end], equations, say)) or [
         Markup('<span class="soft">{}</span>').format(say("(nothing)"))
     ]
-    if len(shown) > limit:
-        parts.append(_rest(len(shown) - limit, sum(_is_false(e) and e["start"] >= limit for e in equations), say))
+    if len(whole) > end:
+        parts.append(_rest(len(whole) - end, sum(_is_false(e) and e["start"] >= end for e in equations), say))
     return Markup("").join(parts)
+
+
+def clipped(text: str, say: Speaker, limit: int = LIMIT) -> Markup:
+    """Any other text of a file as HTML, cut after `limit` characters, the rest counted."""
+    end = _end(text, limit)
+    rest = say(" … {n} more characters", n=f"{len(text) - end:,}") if len(text) > end else ""
+    return Markup("{}{}").format(visible(text[:end]), rest)
+
+
+def _end(text: str, limit: int) -> int:
+    """Where to cut: after `limit` characters or LINES lines, whichever comes first."""
+    return min(limit, len("\n".join(text[:limit].split("\n", LINES)[:LINES])), len(text))
 
 
 def _pieces(text: str, equations: Sequence[Mapping[str, Any]], say: Speaker) -> Iterator[Markup]:

@@ -10,8 +10,8 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from thinkling.core.stats import mean_interval
 from thinkling.report import charts, words
 from thinkling.report.choice import choose
-from thinkling.report.evidence import STATUSES, Evidence, Row, Score, Training
-from thinkling.report.failures import failures
+from thinkling.report.evidence import STATUSES, Evidence, Row, Score, Share, Training
+from thinkling.report.failures import Failures, Part, failures
 from thinkling.report.glossary import GLOSSARY
-from thinkling.report.outputs import marked, visible
+from thinkling.report.outputs import LIMIT, clipped, marked, visible
 from thinkling.report.speech import LANGUAGES, Speaker
 
 HERE = Path(__file__).resolve().parent
@@ -49,6 +50,7 @@ class Page:
 def render(evidence: Evidence, page: Page) -> str:
     """The whole page as HTML."""
     say = Speaker(page.languages)
+    blocks = [_block(group, evidence, say, page.margin) for group in _group_names(evidence)]
     css = (HERE / "page.css").read_text(encoding="utf-8")
     shown: dict[str, Any] = {
         "page": page,
@@ -60,20 +62,22 @@ def render(evidence: Evidence, page: Page) -> str:
         "css": Markup(css),  # noqa: S704 - our own file
         "css_hash": base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         "subjects": [(row, words.verdict(row, say, page.margin)) for row in _headlines(evidence)],
-        "blocks": [_block(group, evidence, say, page.margin) for group in _group_names(evidence)],
+        "blocks": blocks,
         "counted": _counted(evidence),
         "examples": choose(evidence, page.examples),
-        "failures": failures(evidence.after.items),
+        "failures": _failures(evidence, say),
         "figures": _figures(evidence.training),
         "promises": _promises(evidence.training),
         "settings": {name: _yaml(values) for name, values in evidence.settings.items()},
-        "comparisons": sum(row.paired is not None for row in (*evidence.tasks, *evidence.groups)),
+        "comparisons": sum(line.row.paired is not None for _, lines in blocks for line in lines),
         "marked": lambda item: marked(str(item["completion"]), item.get("equations", []), say),
+        "clipped": lambda text, limit=LIMIT: clipped(str(text), say, limit),
+        "reason": lambda text: words.reason(text, say) if len(text) <= LIMIT else clipped(text, say),
         "visible": visible,
         "near": words.near,
         "keep": lambda text: Markup('<span class="nowrap">{}</span>').format(text),
         "glossary": GLOSSARY,
-        "percent": words.percent,
+        "percent": lambda share: words.percent(share).replace(" ", "\u00a0"),
     }
     return _environment().get_template("page.html").render(shown)
 
@@ -141,7 +145,20 @@ def _counted(evidence: Evidence) -> dict[str, Any]:
         "groups": list(widths.items()),
         "statuses": known + other,
         "equations": _equations(columns),
+        "lengths": _lengths(evidence),
     }
+
+
+def _lengths(evidence: Evidence) -> dict[tuple[str, str], tuple[float, float]]:
+    """The interval of the mean number of tokens, by (group, before or after)."""
+    found = {}
+    for moment, evaluation in (("before", evidence.before), ("after", evidence.after)):
+        for group in _group_names(evidence):
+            items = evaluation.items if evaluation else ()
+            tokens = [float(item["tokens"]) for item in items if item["group"] == group and "tokens" in item]
+            if len(tokens) > 1:
+                found[group, moment] = mean_interval(tokens)
+    return found
 
 
 def _equations(columns: Sequence[tuple[str, str, Score]]) -> list[tuple[str, str, Score, Markup]]:
@@ -150,6 +167,49 @@ def _equations(columns: Sequence[tuple[str, str, Score]]) -> list[tuple[str, str
         for group, moment, score in columns
         if score.equations is not None
     ]
+
+
+# failures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FailureTable:
+    """The failures cut one way, before and after."""
+
+    title: str
+    counted: str
+    """What a cell says: 'wrong / asked'."""
+    rows: Sequence[tuple[str, Share | None, Share | None]]
+    """(what failed, before, after), where anything did; None where nothing was tried."""
+
+
+def _failures(evidence: Evidence, say: Speaker) -> dict[str, Any]:
+    """The failures after, those before where there is a before, and three tables of both."""
+    before = failures(evidence.before.items) if evidence.before else None
+    after = failures(evidence.after.items)
+    old = before or Failures(0, 0, (), (), ())
+    tables = (
+        FailureTable("by task", "wrong / asked", _beside(old.by_task, after.by_task, lambda x: words.label(x, say))),
+        FailureTable("by kind", "of all answers", _beside(old.by_kind, after.by_kind, lambda x: _kind(x, say))),
+        FailureTable(
+            "false equations by operator",
+            "false / written",
+            _beside(old.by_operator, after.by_operator, say),
+        ),
+    )
+    return {"before": before, "after": after, "tables": [table for table in tables if table.rows]}
+
+
+def _beside(
+    before: Sequence[Part], after: Sequence[Part], named: Callable[[str], str]
+) -> list[tuple[str, Share | None, Share | None]]:
+    old, new = ({part.label: part.failures for part in parts} for parts in (before, after))
+    rows = [(named(label), old.get(label), new.get(label)) for label in dict.fromkeys((*new, *old))]
+    return [row for row in rows if any(share and share.count for share in row[1:])]
+
+
+def _kind(kind: str, say: Speaker) -> str:
+    return say(words.KIND_NAMES.get(kind, kind))
 
 
 # training ---------------------------------------------------------------------------------------------------------
@@ -164,7 +224,8 @@ class Figure:
     legend: Sequence[tuple[str, str]]
     """(CSS class, what it is); the template says it."""
     note: str = ""
-    window: int = 1
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Of the note and the legend."""
 
 
 def _figures(training: Training | None) -> dict[str, Any]:
@@ -177,7 +238,7 @@ def _figures(training: Training | None) -> dict[str, Any]:
     names = ("loss/train", "loss/validation", "accuracy/validation", "learning_rate", "tokens/per_s")
     columns = [name for name in names if any(name in line for line in metrics)]
     lines = [line for line in _sampled(metrics) if any(name in line for name in columns)]
-    unusable = sum(not math.isfinite(line[name]) for line in metrics for name in columns if name in line)
+    unusable = sum(not math.isfinite(line[name]) for line in metrics for name in columns if line.get(name) is not None)
     return {"drawn": drawn, "columns": columns, "lines": lines, "unusable": unusable, "steps": len(metrics)}
 
 
@@ -192,13 +253,18 @@ def _loss(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:
     ]
     legend = [("raw", "each training step"), ("after", "running median of {window} steps"), ("check", "validation")]
     present = [pair for line, pair in zip(lines, legend, strict=True) if line.points]
-    return Figure("Loss", charts.curves(lines, steps=steps), present, "nats per learnt token", window)
+    return Figure("Loss", charts.curves(lines, steps=steps), present, "nats per learnt token", {"window": window})
 
 
 def _accuracy(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:
     points = _series(metrics, "accuracy/validation")
-    drawing = charts.curves([charts.Line("check", points, dots=True)], steps=steps, percent=True)
-    return Figure("Right answers on validation problems", drawing, [("check", "validation")])
+    lows, highs = (_series(metrics, f"accuracy/validation_{end}") for end in ("low", "high"))
+    spreads = [(step, low, high) for (step, low), (_, high) in zip(lows, highs, strict=False)]
+    drawing = charts.curves([charts.Line("check", points, dots=True, spreads=spreads)], steps=steps, percent=True)
+    asked = max((n for _, n in _series(metrics, "accuracy/validation_n")), default=None)
+    note = "" if asked is None else "{n} problems each time, with 95 % intervals"
+    facts = {} if asked is None else {"n": f"{asked:,.0f}"}
+    return Figure("Right answers on validation problems", drawing, [("check", "validation")], note, facts)
 
 
 def _plain_figures(metrics: Sequence[Mapping[str, Any]], steps: float) -> list[Figure]:
@@ -235,7 +301,12 @@ def _promises(training: Training | None) -> list[tuple[str, float | None, float 
         ("training time", plan.get("minutes"), done.get("training_minutes", done.get("minutes")), "min"),
         ("peak memory", plan.get("memory_gib", {}).get("peak"), done.get("peak_memory_gib"), "GiB"),
     ]
-    return [line for line in lines if line[1] is not None or line[2] is not None]
+    return [(name, _rounded(a), _rounded(b), unit) for name, a, b, unit in lines if a is not None or b is not None]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Estimates and times to three digits; counts stay exact."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

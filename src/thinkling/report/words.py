@@ -6,6 +6,7 @@ page), so that the two can never say different things.
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from thinkling.core.stats import words
 from thinkling.report.evidence import Evidence, Row, Share
+from thinkling.report.outputs import visible
 
 
 class Say(Protocol):
@@ -54,6 +56,20 @@ KIND_NAMES = {
     "truncated": "cut off before the final answer",
     "timeout": "timed out",
 }
+RULES = re.compile(r"always '(?P<answer>.*)' \(commonest in (?P<where>training|this list)\)", re.DOTALL)
+LABEL = re.compile(r"(?P<task>.+), level (?P<level>\d+)")
+REASONS = (
+    "want {answer}",
+    "{reason}: want {answer}",
+    "{reason}; the completion was cut off",
+    "the answer is longer than {n} characters",
+    "longer than {n} characters",
+    "{n} answers where one is wanted",
+    "cannot read what follows the number: {text}",
+    "equal at the reference's {n} decimal places",
+    "the number is right, but the unit is {given}, not {wanted}",
+)
+"""What graders say with facts in it; {reason} is again a reason. All others are looked up whole."""
 NOTHING_BIGGER = re.compile(r"no difference larger than (?P<n>[\d.,]+) points?")
 CANNOT_TELL = re.compile(r"cannot tell \(needs about (?P<n>.+) items\)")
 
@@ -106,6 +122,39 @@ def verdict(row: Row, say: Say, margin: float) -> str:
     if unclear := CANNOT_TELL.fullmatch(text):
         return say("cannot tell (needs about {n} items)", n=unclear["n"])
     return say(text)
+
+
+def label(text: str, say: Say) -> str:
+    """The label of a task: 'sums, level 2'."""
+    found = LABEL.fullmatch(text)
+    return say("{task}, level {level}", **found.groupdict()) if found else text
+
+
+def rule(name: str, say: Say) -> str:
+    """A trivial rule as the evaluation named it. The answer in it comes from the data, and may be long."""
+    found = RULES.fullmatch(name)
+    if found is None:
+        return say(name)
+    answer = visible(found["answer"][:24]) + ("…" if len(found["answer"]) > 24 else "")
+    if found["where"] == "training":
+        return say("always '{answer}' (commonest in training)", answer=answer)
+    return say("always '{answer}' (commonest in this list)", answer=answer)
+
+
+def reason(text: str, say: Say) -> str:
+    """A grader's reason for its score."""
+    for said in REASONS:
+        if found := _pattern(said).fullmatch(text):
+            facts = {k: reason(v, say) if k == "reason" else visible(v) for k, v in found.groupdict().items()}
+            return say(said, **facts)
+    return say(visible(text))
+
+
+@functools.cache
+def _pattern(said: str) -> re.Pattern[str]:
+    """What matches `said` with anything in place of its {names}."""
+    pieces = re.split(r"\{(\w+)\}", said)  # text, name, text, name, …, text
+    return re.compile("".join(f"(?P<{it}>.*)" if i % 2 else re.escape(it) for i, it in enumerate(pieces)), re.DOTALL)
 
 
 def main_row(evidence: Evidence) -> Row:
