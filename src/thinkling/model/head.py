@@ -6,11 +6,14 @@ by chunk during the forward pass: the (M, V) logits of a step never exist at onc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+BLOCK_ELEMENTS = 2**19
+"""fp32 logits worked on at once: 2 MB, in the caches of two cores; beyond, each pass goes through memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def predictions(
     """Log-probabilities of the targets without gradient. hidden (M, D), weight (V, D), targets (M,)."""
     parts = []
     for low in range(0, len(targets), chunk):
-        logits = (hidden[low : low + chunk] @ weight.T).float()  # (c, V)
+        logits = hidden[low : low + chunk] @ weight.T  # (c, V)
         parts.append(_measure(logits, targets[low : low + chunk], needs)[0])
     return _concatenate(parts, hidden.device)
 
@@ -58,7 +61,7 @@ def gradient_in_forward(
         weight: (V, D) of the head.
         targets: (M,) ids.
         loss: Called once a chunk.
-        chunk: Rows at a time; chunk * V * 4 bytes of logits exist at once.
+        chunk: Rows at a time; chunk * V logits in the dtype of `hidden` exist at once, and a block of them in fp32.
         needs: Fields of HeadOutput that the loss reads.
         add_weight_gradient: Receives each chunk's (V, D) gradient of `weight`; None where the head is frozen.
 
@@ -70,45 +73,66 @@ def gradient_in_forward(
     for low in range(0, len(targets), chunk):
         high = min(low + chunk, len(targets))
         rows, wanted = hidden[low:high], targets[low:high]
-        logits = (rows @ weight.T).float()  # (c, V)
+        logits = rows @ weight.T  # (c, V)
         measured, logsumexp = _measure(logits, wanted, needs)
         parts.append(measured)
-        d_logits = _chunk_gradient(logits, logsumexp, measured, wanted, loss, low, high).to(hidden.dtype)  # (c, V)
+        d_logits = _form_gradient(logits, logsumexp, measured, wanted, *_leaf_gradients(measured, loss, low, high))
         torch.mm(d_logits, weight, out=d_hidden[low:high])
         if add_weight_gradient is not None:
             add_weight_gradient(d_logits.T @ rows)
     return _concatenate(parts, hidden.device), d_hidden
 
 
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Rows of (c, V) logits whose fp32 copies stay in the caches of two cores; on a GPU all at once."""
+    rows = len(logits) if logits.is_cuda else max(1, BLOCK_ELEMENTS // logits.shape[1])
+    return (slice(low, low + rows) for low in range(0, len(logits), max(rows, 1)))
+
+
 def _measure(logits: Tensor, targets: Tensor, needs: tuple[str, ...]) -> tuple[HeadOutput, Tensor]:
-    logsumexp = torch.logsumexp(logits, dim=-1)  # (c,)
-    logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logsumexp
-    entropy = None
-    if "entropy" in needs:
-        entropy = logsumexp - (torch.softmax(logits, dim=-1) * logits).sum(-1)  # (c,)
+    """What a loss reads of (c, V) logits, and their logsumexp (c,); fp32 inside."""
+    logsumexp = torch.empty(len(logits), device=logits.device)
+    entropy = torch.empty_like(logsumexp) if "entropy" in needs else None
+    for block in _blocks(logits):
+        wide = logits[block].float()
+        logsumexp[block] = torch.logsumexp(wide, dim=-1)
+        if entropy is not None:
+            entropy[block] = logsumexp[block] - (torch.softmax(wide, dim=-1) * wide).sum(-1)
+    logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1).float() - logsumexp
     return HeadOutput(logprobs, entropy), logsumexp
 
 
-def _chunk_gradient(
-    logits: Tensor, logsumexp: Tensor, measured: HeadOutput, targets: Tensor, loss: ChunkLoss, low: int, high: int
-) -> Tensor:
-    """(c, V) gradient of the chunk's loss; `logits` is used up."""
+def _leaf_gradients(measured: HeadOutput, loss: ChunkLoss, low: int, high: int) -> tuple[Tensor, Tensor | None]:
+    """The loss's gradient of the log-probabilities and, where it reads it, of the entropy: (c,) each."""
     with torch.enable_grad():
         leaves = {"logprobs": measured.logprobs.detach().requires_grad_()}
         if measured.entropy is not None:
             leaves["entropy"] = measured.entropy.detach().requires_grad_()
         total = loss(HeadOutput(**leaves), low, high)
     gradients = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values()), allow_unused=True), strict=True))
-    log_p = logits.sub_(logsumexp.unsqueeze(1))  # (c, V)
-    d_entropy, entropy = gradients.get("entropy"), measured.entropy
     d_logprobs = gradients["logprobs"]
-    d_logprobs = torch.zeros_like(logsumexp) if d_logprobs is None else d_logprobs  # (c,)
-    if d_entropy is not None and entropy is not None:
-        p = log_p.exp()
-        d_logits = -p * (d_logprobs.unsqueeze(1) + d_entropy.unsqueeze(1) * (log_p + entropy.unsqueeze(1)))
-    else:
-        d_logits = log_p.exp_().mul_(-d_logprobs.unsqueeze(1))
-    return d_logits.scatter_add_(1, targets.unsqueeze(1), d_logprobs.unsqueeze(1))
+    return torch.zeros_like(measured.logprobs) if d_logprobs is None else d_logprobs, gradients.get("entropy")
+
+
+def _form_gradient(
+    logits: Tensor,
+    logsumexp: Tensor,
+    measured: HeadOutput,
+    targets: Tensor,
+    d_logprobs: Tensor,
+    d_entropy: Tensor | None,
+) -> Tensor:
+    """The gradient of (c, V) logits, in their place and dtype; formed in fp32, rounded once."""
+    for block in _blocks(logits):
+        log_p = logits[block].float().sub_(logsumexp[block].unsqueeze(1))  # (b, V)
+        outer = d_logprobs[block].unsqueeze(1)  # (b, 1)
+        if d_entropy is not None and measured.entropy is not None:
+            through = d_entropy[block].unsqueeze(1) * (log_p + measured.entropy[block].unsqueeze(1))
+            d_wide = log_p.exp_().mul_(-(outer + through))
+        else:
+            d_wide = log_p.exp_().mul_(-outer)
+        logits[block] = d_wide.scatter_add_(1, targets[block].unsqueeze(1), outer)
+    return logits
 
 
 def _concatenate(parts: list[HeadOutput], device: torch.device) -> HeadOutput:
