@@ -168,3 +168,16 @@ def test_the_problems_of_a_task_are_shown_with_their_worked_solution(model: str)
 def test_zero_rows_are_refused(shown):
     with pytest.raises(ConfigError, match="cannot show 0 rows"):
         shown({"prompt": "ab", "completion": "7"}, rows=0)
+
+
+def test_a_row_far_too_long_is_named_and_not_shown(shown):
+    text = shown({"prompt": "ab", "completion": "77"}, {"prompt": "a", "completion": "x" * 10**6}, cutoff_len=50)
+    assert "line 2: at least" in text
+    assert "xxxxx" not in text
+    assert "the longest row had at least" in text
+
+
+@pytest.mark.parametrize("query", ["level=", "level=1&level=2"])
+def test_an_option_without_a_value_or_given_twice_is_refused(query: str):
+    with pytest.raises(ConfigError):
+        data_show.gathered(f"task:sums?{query}", None, 1)

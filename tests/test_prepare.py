@@ -157,3 +157,93 @@ def test_an_error_of_the_template_names_the_row():
 def test_settings_that_cannot_be_right_are_refused(wrong):
     with pytest.raises(ConfigError):
         prepare([SHORT], TOKENIZER, **wrong)
+
+
+# rows that need not be tokenised ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60))
+def test_no_text_has_fewer_tokens_than_its_characters_allow(text: str):
+    assert TOKENIZER.longest_token is not None
+    characters = len("".join(text.split()))
+    assert len(TOKENIZER.encode(text)) >= characters / TOKENIZER.longest_token
+
+
+@pytest.mark.parametrize(
+    ("change", "limit"),
+    [
+        ({}, 13),  # "<|endoftext|>"
+        ({"normalizer": {"type": "NFC"}}, 52),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": ""}}, None),
+        (
+            {"pre_tokenizer": {"type": "Split", "pattern": {"String": "x"}, "behavior": "Removed", "invert": False}},
+            None,
+        ),
+    ],
+)
+def test_a_tokenizer_that_may_drop_characters_has_no_limit(tokenizer_dir, tmp_path, change, limit):
+    import json
+    import shutil
+
+    from thinkling.tokenizer.tokenizer import Tokenizer
+
+    shutil.copytree(tokenizer_dir, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert Tokenizer.load(tmp_path).longest_token == limit
+
+
+HUGE = asked("abc " * 2_000_000, "rows.jsonl, line 2")
+
+
+def test_a_row_that_is_surely_too_long_is_counted_without_being_tokenised(monkeypatch: pytest.MonkeyPatch):
+    encode = TOKENIZER.encode
+    monkeypatch.setattr(TOKENIZER, "encode", lambda text, **how: encode(text, **how) if len(text) < 1000 else 1 / 0)
+    report = prepare([SHORT, HUGE], TOKENIZER, cutoff_len=100, max_lost_answers=0.5).report
+    assert (report.rows, report.kept, report.dropped, report.unread, report.answers_cut) == (2, 1, 1, 1, 1)
+    assert TOKENIZER.longest_token is not None
+    assert (
+        0 <= report.longest - 6_000_000 // TOKENIZER.longest_token < 20
+    )  # three letters of each four; what the template adds
+    assert "at least" in report.lines()[0]
+
+
+def test_what_is_not_tokenised_is_what_tokenising_would_have_dropped(monkeypatch: pytest.MonkeyPatch):
+    talks = [asked("x" * n, f"row {n}") for n in range(1, 4000, 199)]
+    quick = prepare(talks, TOKENIZER, cutoff_len=60, max_lost_answers=1.0)
+    monkeypatch.setattr(TOKENIZER, "longest_token", None)
+    whole = prepare(talks, TOKENIZER, cutoff_len=60, max_lost_answers=1.0)
+    assert quick.report.unread > 10 > whole.report.unread == 0
+    assert quick.rows == whole.rows
+    assert (quick.report.rows, quick.report.dropped) == (whole.report.rows, whole.report.dropped)
+
+
+def test_a_row_to_be_cut_is_tokenised_however_long():
+    long = asked("x" * 5000)
+    report = prepare([long], TOKENIZER, cutoff_len=100, too_long="cut", max_lost_answers=1.0).report
+    assert (report.cut, report.unread, report.longest) == (1, 0, length(long))
+
+
+def test_a_row_that_is_surely_too_long_is_named_with_the_mend():
+    with pytest.raises(DataError, match="lose the end") as caught:
+        prepare([SHORT, HUGE], TOKENIZER, cutoff_len=100)
+    assert "take out rows.jsonl, line 2 (at least" in caught.value.fix
+    with pytest.raises(DataError, match="a row has at least") as caught:
+        prepare([SHORT, HUGE], TOKENIZER, cutoff_len=100, too_long="error")
+    assert caught.value.where == "rows.jsonl, line 2"
+
+
+def test_tokenising_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch):
+    from thinkling.core.progress import Silent
+    from thinkling.data import prepare as module
+
+    class Heard(Silent):
+        told: list[float] = []  # noqa: RUF012
+
+        def advance(self, done: float, **facts: float) -> None:
+            self.told.append(done)
+
+    monkeypatch.setattr(module, "TELL_EVERY_S", 0.0)
+    prepare([SHORT] * 3, TOKENIZER, cutoff_len=100, progress=Heard())
+    assert Heard.told == [1, 2, 3, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,52 @@ def test_an_option_the_format_does_not_have_is_refused(tmp_path: Path):
         read_conversations(path, "gsm8k", {"calculator_mark": True})
     with pytest.raises(ConfigError, match="none is named"):
         read_conversations(path, options={"calculator_marks": True})
+
+
+def test_a_key_that_stands_twice_is_refused_at_any_depth(tmp_path: Path):
+    for row in (
+        '{"prompt": "a", "prompt": "b", "completion": "c"}',
+        '{"messages": [{"role": "user", "role": "tool"}]}',
+    ):
+        (tmp_path / "rows.jsonl").write_text(row)
+        with pytest.raises(DataError, match=r"the key '(prompt|role)' stands twice"):
+            list(read_rows(tmp_path / "rows.jsonl"))
+
+
+def test_a_pipe_in_place_of_a_file_is_called_one(tmp_path: Path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        list(read_rows(tmp_path / "rows.jsonl"))
+
+
+def test_a_file_that_may_not_be_read_is_told_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = written(tmp_path, {"prompt": "a", "completion": "b"})
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read whatever its mode says
+    with pytest.raises(DataError, match="cannot be read: Permission denied") as caught:
+        list(read_rows(path))
+    assert caught.value.where == str(path)
+
+
+def test_reading_tells_how_far_it_is_in_bytes_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from thinkling.core.progress import Silent
+
+    class Heard(Silent):
+        phases: list[tuple[str, float]] = []  # noqa: RUF012
+        told: list[float] = []  # noqa: RUF012
+
+        def start(self, phase: str, total: float, unit: str) -> None:
+            self.phases.append((unit, total))
+
+        def advance(self, done: float, **facts: float) -> None:
+            self.told.append(done)
+
+    monkeypatch.setattr("thinkling.data.rows.TELL_EVERY_S", 0.0)
+    path = written(tmp_path, *[{"prompt": "a", "completion": "b" * 9}] * 3)
+    read_conversations(path, progress=Heard())
+    assert Heard.phases == [("bytes", path.stat().st_size)]
+    assert len(Heard.told) == 4
+    assert Heard.told[-1] == path.stat().st_size

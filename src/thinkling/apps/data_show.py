@@ -22,6 +22,7 @@ from rich.text import Text
 from thinkling.apps.console import Terminal
 from thinkling.core import shelf
 from thinkling.core.errors import ConfigError
+from thinkling.core.progress import Progress
 from thinkling.data.prepare import MAX_LOST_ANSWERS, TokenRow, encode_rows, prepare
 from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation
@@ -126,14 +127,14 @@ def mask_lines(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[str]:
         before += len(row.tokens)
 
 
-def gathered(what: str, format: str | None, limit: int) -> list[Conversation]:
+def gathered(what: str, format: str | None, limit: int, progress: Progress | None = None) -> list[Conversation]:
     """The conversations of a file, or the first `limit` problems of a task: "task:sums?level=2".
 
     Raises:
         DataError, ConfigError: As reading the file or drawing the problems.
     """
     if not what.startswith("task:"):
-        return read_conversations(Path(what), format)
+        return read_conversations(Path(what), format, progress=progress)
     if format is not None:
         raise ConfigError("format has no effect on a task", where=what, fix="leave it out")
     # Here and not above: training's own rule for problems comes with torch, which a file does without.
@@ -141,7 +142,10 @@ def gathered(what: str, format: str | None, limit: int) -> list[Conversation]:
     from thinkling.stages.sft import solved
 
     name, _, query = what.removeprefix("task:").partition("?")
-    options: dict[str, Any] = dict(parse_qsl(query))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options: dict[str, Any] = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigError("an option of the task stands twice", where=what, fix="give it once")
     known = ["level", "seed", "path", "split"]
     for key, value in options.items():
         if key not in known:
@@ -184,8 +188,8 @@ def show(
     if rows < 1:
         raise ConfigError(f"cannot show {rows} rows", where="rows", fix="ask for 1 or more")
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
-    conversations = gathered(path, format, rows)
     with Terminal() as progress:
+        conversations = gathered(path, format, rows, progress)
         tokenizer = Tokenizer.load(resolve(model, progress))
     shown = [
         row for conversation in conversations[:rows] for row in _show_one(console, conversation, tokenizer, cutoff_len)
@@ -201,7 +205,10 @@ def show(
 
 def _show_one(console: Console, conversation: Conversation, tokenizer: Tokenizer, cutoff_len: int) -> list[TokenRow]:
     """Print one conversation's rows; returns them."""
-    encoded = encode_rows(conversation, tokenizer)
+    encoded = encode_rows(conversation, tokenizer, cutoff_len)
+    if encoded.unread is not None:
+        fewest = f"at least {encoded.unread.tokens:,} tokens, too many to be shown; cutoff_len is {cutoff_len:,}"
+        console.print(Text(f"{conversation.source}: {fewest}\n", style="bold red"))
     if encoded.left_out:
         console.print(Text(f"{conversation.source}: {LEFT_OUT[encoded.left_out]}\n", style="bold"))
     for number, row in enumerate(encoded.rows, 1):
@@ -253,7 +260,8 @@ def _account(
         console.print(
             Text(
                 f"  training would refuse: {report.lost_answers:.1%} of the rows lose the end of their answer, and "
-                f"at most {MAX_LOST_ANSWERS:.0%} may; raise cutoff_len (the longest row has {report.longest:,} tokens)",
+                f"at most {MAX_LOST_ANSWERS:.0%} may; raise cutoff_len (the longest row has "
+                f"{'at least ' if report.unread else ''}{report.longest:,} tokens)",
                 style="bold red",
             )
         )

@@ -4,21 +4,23 @@ Nothing is lost silently: rows left out, cut or split are counted, and a file th
 more answers than a threshold, is refused before the first step, with the setting that would mend it.
 
 The rules. A row longer than `cutoff_len` is left out ("drop"), cut at its end ("cut") or an error ("error"). Tokens
-after the last learnt one are left off: a causal model's loss cannot see them. A row with a blank answer to learn is
-left out. A conversation whose template rewrites earlier turns becomes one row an answer (tokenizer/chat.py).
+after the last learnt one are left off: a causal model's loss cannot see them. A row whose characters already show that
+it is too long is left out without being tokenised, which would take minutes for 100 MB. A row with a blank answer to
+learn is left out. A conversation whose template rewrites earlier turns becomes one row an answer (tokenizer/chat.py).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from thinkling.core.errors import ConfigError, DataError
 from thinkling.core.progress import Progress, Silent
-from thinkling.data.types import Conversation
-from thinkling.tokenizer.chat import encode_turns
+from thinkling.data.types import Conversation, Message
+from thinkling.tokenizer.chat import encode_turns, render
 
 if TYPE_CHECKING:
     from thinkling.tokenizer.tokenizer import Tokenizer
@@ -27,6 +29,9 @@ TooLong = Literal["drop", "cut", "error"]
 
 # Two rows in a hundred: more than a few outliers means that the cutoff does not fit the data.
 MAX_LOST_ANSWERS = 0.02
+# How often the tokenising of many rows tells how far it is: as often as a bar is drawn.
+TELL_EVERY_S = 0.25
+WHITE_SPACE = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,15 @@ class TokenRow:
     def n_supervised(self) -> int:
         """Tokens whose prediction counts; the first token of a row has no predictor."""
         return sum(weight != 0 for weight in self.weights[1:])
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A row that was not tokenised, because it is longer than the cutoff however its text is cut into tokens."""
+
+    source: str
+    tokens: int
+    """It has at least so many."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,9 @@ class PrepareReport:
     tokens: int
     supervised_tokens: int
     longest: int
-    """Tokens of the longest row before the cutoff."""
+    """Tokens of the longest row before the cutoff; at least so many where a row was not tokenised."""
+    unread: int
+    """Rows among those dropped that were not tokenised, because their characters show that they are too long."""
     cutoff_len: int
 
     @property
@@ -88,7 +104,8 @@ class PrepareReport:
         ]
         kept = (
             f"{self.kept:,} of {self.rows:,} rows, {self.tokens:,} tokens, "
-            f"{self.supervised_tokens:,} of them learnt; the longest row had {self.longest:,}"
+            f"{self.supervised_tokens:,} of them learnt; the longest row had "
+            f"{'at least ' if self.unread else ''}{self.longest:,}"
         )
         return [kept, *(f"{count:,} {words}" for count, words in counted if count)]
 
@@ -127,16 +144,22 @@ def prepare(
     """
     _check_settings(cutoff_len, too_long, max_lost_answers)
     conversations = list(conversations)
-    encoded = _encode_all(conversations, tokenizer, progress or Silent())
+    # A row to be cut has to be tokenised, however long.
+    most_tokens = None if too_long == "cut" else cutoff_len
+    encoded = _encode_all(conversations, tokenizer, most_tokens, progress or Silent())
     whole = [row for one in encoded for row in one.rows]
+    unread = [one.unread for one in encoded if one.unread is not None]
+    if unread and too_long == "error":
+        raise _over_the_cutoff(f"at least {unread[0].tokens:,}", unread[0].source, cutoff_len)
     blank = sum(one.left_out == "blank" for one in encoded)
     nothing = sum(one.left_out == "nothing_learnt" for one in encoded)
     kept = _fit(whole, cutoff_len, too_long)
     cut = sum(len(row.tokens) > cutoff_len and short is not None for row, short in zip(whole, kept, strict=True))
     rows = [row for row in kept if row is not None]
-    dropped = len(whole) - len(rows)
+    dropped = len(whole) - len(rows) + len(unread)
+    lengths = [len(row.tokens) for row in whole] + [row.tokens for row in unread]
     report = PrepareReport(
-        rows=len(whole) + blank + nothing,
+        rows=len(lengths) + blank + nothing,
         kept=len(rows),
         dropped=dropped,
         cut=cut,
@@ -146,11 +169,12 @@ def prepare(
         split=sum(len(one.rows) > 1 for one in encoded),
         tokens=sum(len(row.tokens) for row in rows),
         supervised_tokens=sum(row.n_supervised for row in rows),
-        longest=max((len(row.tokens) for row in whole), default=0),
+        longest=max(lengths, default=0),
+        unread=len(unread),
         cutoff_len=cutoff_len,
     )
     first = f"{conversations[0].source} is the first" if conversations else "data"
-    _refuse_what_teaches_nothing(report, [len(row.tokens) for row in whole], max_lost_answers, first)
+    _refuse_what_teaches_nothing(report, lengths, unread, max_lost_answers, first)
     return Prepared(rows, report)
 
 
@@ -183,20 +207,30 @@ class Encoded:
     """One, or one an answer where the chat template rewrites earlier turns; none where it is left out."""
     left_out: Literal["", "blank", "nothing_learnt"] = ""
     """Why there are none: an answer to learn is empty, or no message is to be learnt."""
+    unread: Unread | None = None
+    """The one row there would be, where it is surely too long."""
 
 
-def encode_rows(conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
+def encode_rows(conversation: Conversation, tokenizer: Tokenizer, most_tokens: int | None = None) -> Encoded:
     """The very rows that are trained on, without the tokens after the last learnt one.
+
+    Args:
+        most_tokens: A row that surely has more is not tokenised; None tokenises all.
 
     Raises:
         DataError, ModelError: As `tokenizer.chat.encode_turns`, with the place of the conversation.
     """
-    learnt = [message for index, message in enumerate(conversation.messages) if conversation.learns(index)]
+    learnt = [index for index in range(len(conversation.messages)) if conversation.learns(index)]
     if not learnt:
         return Encoded([], "nothing_learnt")
-    if any(not message.content.strip() for message in learnt):
+    if any(not conversation.messages[index].content.strip() for index in learnt):
         return Encoded([], "blank")
     try:
+        # A conversation with several learnt answers may become several rows, the first of them short.
+        if most_tokens is not None and len(learnt) == 1:
+            fewest = _fewest_tokens(conversation.messages[: learnt[0] + 1], tokenizer, most_tokens)
+            if fewest > most_tokens:
+                return Encoded([], unread=Unread(conversation.source, fewest))
         encoded = encode_turns(tokenizer, conversation)
     except DataError as error:
         where = ", ".join(filter(None, [conversation.source, error.where]))
@@ -204,13 +238,31 @@ def encode_rows(conversation: Conversation, tokenizer: Tokenizer) -> Encoded:
     return Encoded([_trimmed(TokenRow(tokens, weights, conversation.source)) for tokens, weights in encoded])
 
 
-def _encode_all(conversations: Sequence[Conversation], tokenizer: Tokenizer, progress: Progress) -> list[Encoded]:
+def _fewest_tokens(messages: Sequence[Message], tokenizer: Tokenizer, most_tokens: int) -> int:
+    """Tokens that these messages have at least, however their text is cut; 0 where that is not worth looking at.
+
+    White space does not count, for templates and tokenizers may drop it.
+    """
+    longest = tokenizer.longest_token
+    characters = sum(len(message.content) + len(message.reasoning or "") for message in messages)
+    if longest is None or characters <= most_tokens * longest:
+        return 0
+    text = render(tokenizer, messages, add_generation_prompt=False)
+    return (len(text) - sum(map(text.count, WHITE_SPACE))) // longest
+
+
+def _encode_all(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, most_tokens: int | None, progress: Progress
+) -> list[Encoded]:
     progress.start("tokenising", len(conversations), "rows")
-    encoded = []
-    for number, conversation in enumerate(conversations):
-        encoded.append(encode_rows(conversation, tokenizer))
-        if number % 100 == 99:
-            progress.advance(number + 1)
+    encoded: list[Encoded] = []
+    told = time.monotonic()
+    for conversation in conversations:
+        encoded.append(encode_rows(conversation, tokenizer, most_tokens))
+        if time.monotonic() - told >= TELL_EVERY_S:
+            told = time.monotonic()
+            progress.advance(len(encoded))
+    progress.advance(len(encoded))
     progress.finish()
     return encoded
 
@@ -227,11 +279,7 @@ def _fit(rows: Sequence[TokenRow], cutoff_len: int, too_long: TooLong) -> list[T
         if len(row.tokens) <= cutoff_len:
             fitted.append(row)
         elif too_long == "error":
-            raise DataError(
-                f"a row has {len(row.tokens):,} tokens and cutoff_len is {cutoff_len:,}",
-                where=row.source,
-                fix=f'raise cutoff_len to {len(row.tokens)}, or say too_long="drop" or "cut"',
-            )
+            raise _over_the_cutoff(f"{len(row.tokens):,}", row.source, cutoff_len)
         elif too_long == "drop":
             fitted.append(None)
         else:
@@ -240,8 +288,17 @@ def _fit(rows: Sequence[TokenRow], cutoff_len: int, too_long: TooLong) -> list[T
     return fitted
 
 
+def _over_the_cutoff(tokens: str, source: str, cutoff_len: int) -> DataError:
+    raised = tokens.replace(",", "")
+    return DataError(
+        f"a row has {tokens} tokens and cutoff_len is {cutoff_len:,}",
+        where=source,
+        fix=f'raise cutoff_len to {raised}, or say too_long="drop" or "cut"',
+    )
+
+
 def _refuse_what_teaches_nothing(
-    report: PrepareReport, lengths: list[int], max_lost_answers: float, where: str
+    report: PrepareReport, lengths: list[int], unread: list[Unread], max_lost_answers: float, where: str
 ) -> None:
     if report.rows == 0:
         raise DataError(
@@ -258,20 +315,26 @@ def _refuse_what_teaches_nothing(
         raise DataError(
             f"no answer fits into cutoff_len {report.cutoff_len:,}: nothing would be trained on",
             where=f"{len(lengths):,} rows of {min(lengths):,} to {report.longest:,} tokens",
-            fix=_mend(lengths, report.rows, max_lost_answers),
+            fix=_mend(lengths, unread, report.rows, max_lost_answers),
         )
     if report.lost_answers > max_lost_answers:
         raise DataError(
             f"{report.answers_cut:,} of {report.rows:,} rows ({report.lost_answers:.1%}) lose the end of their answer "
             f"at cutoff_len {report.cutoff_len:,}; at most {max_lost_answers:.1%} may",
             where=f"row lengths in tokens: median {sorted(lengths)[len(lengths) // 2]:,}, longest {report.longest:,}",
-            fix=_mend(lengths, report.rows, max_lost_answers),
+            fix=_mend(lengths, unread, report.rows, max_lost_answers),
         )
 
 
-def _mend(lengths: list[int], rows: int, max_lost_answers: float) -> str:
+def _mend(lengths: list[int], unread: list[Unread], rows: int, max_lost_answers: float) -> str:
     """The cutoff that loses no more than allowed, and the one that loses nothing."""
     allowed = min(math.floor(max_lost_answers * rows), len(lengths) - 1)
+    if len(unread) > allowed:
+        first = f"{unread[0].source} (at least {unread[0].tokens:,} tokens)"
+        more = f" and {len(unread) - 1:,} more like it" if len(unread) > 1 else ""
+        return f"shorten or take out {first}{more}, or allow the loss with max_lost_answers"
     enough, everything = sorted(lengths, reverse=True)[allowed], max(lengths)
+    if unread:
+        return f"raise cutoff_len to {enough}, or allow the loss with max_lost_answers"
     keeps_all = f" ({everything} keeps every row)" if everything > enough else ""
     return f"raise cutoff_len to {enough}{keeps_all}, or allow the loss with max_lost_answers"

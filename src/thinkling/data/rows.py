@@ -9,19 +9,24 @@ from __future__ import annotations
 import gzip
 import inspect
 import json
+import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, cast
+from typing import Any
 
 from thinkling.core import shelf
 from thinkling.core.errors import ConfigError, DataError
+from thinkling.core.progress import Progress, Silent
 from thinkling.data.fields import LABELS, Keys
 from thinkling.data.types import Conversation
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")
 BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# How often the reading of a large file tells how far it is: as often as a bar is drawn.
+TELL_EVERY_S = 0.25
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -30,35 +35,57 @@ def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     Blank lines are passed over.
 
     Raises:
-        DataError: No such file, another kind of file, not UTF-8, broken JSON or something else than an object; with
-            the line.
+        DataError: No such file, another kind of file, one that cannot be read, not UTF-8, broken JSON, a key that
+            stands twice, or something else than an object; with the line.
     """
-    for place, row in _placed(Path(path)):
+    for place, row in _placed(Path(path), Silent()):
         yield int(place.split()[1]), row
 
 
-def _placed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _placed(path: Path, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with its place in words: "line 3", or "item 3" of a JSON list."""
-    _check_path(path)
     try:
-        with _opened(path) as file:
-            start = file.peek(1024)  # type: ignore[attr-defined]
-            if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-                yield from _list_rows(path, file.read())
-            else:
-                yield from _line_rows(path, file)
+        _check_path(path)
+        with open(path, "rb") as raw:
+            yield from _rows_of(path, raw, progress)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"the gzip file is damaged: {error}", where=str(path), fix="fetch it again") from error
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be read: {error.strerror or error}", where=str(path), fix="check its rights and its disk"
+        ) from error
+
+
+def _rows_of(path: Path, raw: BufferedReader, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
+    zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+    file = gzip.GzipFile(fileobj=raw) if zipped else raw
+    start = file.peek(1024)
+    told = time.monotonic()
+    progress.start("reading", path.stat().st_size, "bytes")
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+        rows = _list_rows(path, file.read())
+    else:
+        rows = _line_rows(path, file)
+    for row in rows:
+        yield row
+        if time.monotonic() - told >= TELL_EVERY_S:
+            told = time.monotonic()
+            progress.advance(raw.tell())
+    progress.advance(raw.tell())
+    progress.finish()
 
 
 def _check_path(path: Path) -> None:
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if not path.is_file():
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", where=str(path.absolute()), fix="name a file in it")
+    if path.exists() and not path.is_file():
         raise DataError(
-            f"{path} is a folder" if path.is_dir() else f"there is no file {path}",
-            where=str(path.absolute()),
-            fix="name a file in it" if path.is_dir() else _closest_file(path) or "check the path",
+            f"{path} is a pipe or a device", where=str(path.absolute()), fix="write the rows into a file and name that"
         )
+    if not path.is_file():
+        fix = _closest_file(path) or "check the path"
+        raise DataError(f"there is no file {path}", where=str(path.absolute()), fix=fix)
     if kind.lower() not in SUFFIXES:
         raise DataError(
             f"'{path.suffix}' files cannot be read",
@@ -74,13 +101,7 @@ def _closest_file(path: Path) -> str:
     return next((near.replace(stem, name) for stem, name in beside.items() if f"'{stem}'" in near), "")
 
 
-def _opened(path: Path) -> IO[bytes]:
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(path, "rb") if zipped else open(path, "rb"))
-
-
-def _line_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _line_rows(path: Path, file: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(file, 1):
         where = f"{path}, line {number}"
         text = _decoded(line, where)
@@ -117,7 +138,7 @@ def _encoding_guess(line: bytes) -> str:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object_of_pairs)
         # "\ud83d" alone is valid JSON and half a character: no tokenizer can encode it.
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
@@ -132,9 +153,25 @@ def _parsed(text: str, where: str) -> Any:
         raise DataError(
             "half a character (a lone surrogate) in the text", where=where, fix="write it as UTF-8"
         ) from error
+    except _TwiceError as error:
+        raise DataError(
+            f"the key '{error.args[0]}' stands twice in one object", where=where, fix="take one of the two out"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"JSON that cannot be read: {error}", where=where, fix="mend or drop this row") from error
     return value
+
+
+class _TwiceError(Exception):
+    """A key stands twice in one object; json itself would keep the last one in silence."""
+
+
+def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return values
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -148,7 +185,11 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def read_conversations(
-    path: Path | str, format: str | None = None, options: Mapping[str, Any] | None = None
+    path: Path | str,
+    format: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> list[Conversation]:
     """Every row of a file as a conversation.
 
@@ -157,6 +198,7 @@ def read_conversations(
         format: Name of an entry of the shelf `formats`, or a file of your own (./my_format.py). None: each row must be
             recognised by exactly one entry.
         options: Passed to the entry, such as calculator_marks of `gsm8k`; only with a format named.
+        progress: Told how far it is, in bytes of the file.
 
     Raises:
         DataError: A row that cannot be read, or that no format or more than one recognises.
@@ -166,7 +208,7 @@ def read_conversations(
     entries = {name: shelf.entry("formats", name) for name in ([format] if format else shelf.names("formats"))}
     _check_options(entries, format, options or {})
     conversations = []
-    for place, row in _placed(path):
+    for place, row in _placed(path, progress or Silent()):
         where = f"{path}, {place}"
         fields = {key: value for key, value in row.items() if key not in LABELS}
         conversations.append(_chosen(entries, fields, where).conversation(fields, where, **(options or {})))
