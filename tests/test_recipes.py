@@ -320,6 +320,26 @@ def test_a_result_made_from_one_that_ran_anew_is_made_again_and_the_old_one_kept
     assert any("made from an older 'a'" in note for note in notes)
 
 
+def test_a_finished_stage_whose_file_has_changed_is_refused_before_anything_runs(kind: str, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("1\n")
+    values = _recipe(kind, {"name": "a", "fail": "data"}, {"name": "b", "tasks": [str(rows), "no.file"]})
+    folder = tmp_path / "r"
+    (folder / "b").parent.mkdir()
+    (folder / "mended").touch()
+    _run(values, folder)
+    rows.touch()
+    assert sum("skipped" in note for note in _run(values, folder).notes) == 2
+    rows.write_text("2\n")
+    (folder / "a" / "done.json").unlink()
+    with pytest.raises(RunError, match=r"'b' has finished, and .*rows\.jsonl has changed since") as caught:
+        _run(values, folder)
+    assert "run_dir=PATH" in caught.value.fix
+    assert _log(folder) == "a b "
+    rows.unlink()  # what is no longer here cannot have changed
+    _run(values, folder)
+
+
 def test_a_stale_result_is_found_even_if_the_run_between_was_killed(kind: str, tmp_path: Path):
     values = _recipe(kind, {"name": "a"}, {"name": "b", "model": "@a"})
     _run(values, tmp_path)

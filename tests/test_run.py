@@ -111,6 +111,24 @@ def test_the_environment_says_what_it_ran_on(tmp_path: Path):
     run.close()
 
 
+def test_a_run_that_goes_on_keeps_word_of_every_machine_it_ran_on(tmp_path: Path):
+    for _ in range(2):
+        Run.start(tmp_path / "a", SETTINGS).close()
+    assert Run(tmp_path / "a").environment_file.read_text().count("python: 3.") == 2
+
+
+def test_the_minutes_of_a_run_are_those_of_all_its_sessions(tmp_path: Path):
+    for reason, total in (("interrupted", 1.5), ("failed", 3.0), ("finished", 4.5), ("finished", 1.5)):
+        run = Run.start(tmp_path / "a", SETTINGS)
+        run.finish(reason, minutes=1.5)
+        run.close()
+        assert read_json(run.done_file)["minutes"] == total  # one that had finished begins anew
+    run = Run.start(tmp_path / "b", SETTINGS)
+    run.finish("interrupted", step=3)
+    assert 0 < read_json(run.done_file)["minutes"] < 1
+    run.close()
+
+
 def test_items_are_written_whole(tmp_path: Path):
     run = Run(tmp_path)
     run.items([{"question": "几？", "status": "right"}] * 2)

@@ -9,7 +9,7 @@ This file owns every name in it; nobody else builds a path by hand.
     items.jsonl      one line per evaluated item
     evaluation.json  scores with n, intervals and baselines
     checkpoints/     step-N/, whole or absent
-    environment.txt  what it ran on
+    environment.txt  what it ran on, a paragraph for each time it was started
     report.html      one page, opens offline
     done.json        why it ended
 """
@@ -41,6 +41,8 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._began: float | None = None
+        self._earlier_minutes = 0.0
 
     @classmethod
     def start(cls, path: Path, settings: Mapping[str, Any]) -> Run:
@@ -64,8 +66,10 @@ class Run:
                 where=str(run.recipe_file),
                 fix="choose another name with run_dir=PATH, or delete the folder",
             )
+        run._began, run._earlier_minutes = time.monotonic(), run._minutes_so_far()
         write_atomically(run.recipe_file, text)
-        write_atomically(run.environment_file, environment())
+        before = run.environment_file.read_text(encoding="utf-8") + "\n" if run.environment_file.exists() else ""
+        write_atomically(run.environment_file, before + environment())
         return run
 
     @classmethod
@@ -155,8 +159,22 @@ class Run:
                 write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def finish(self, reason: str, **facts: Any) -> None:
-        """Write done.json: why the run ended."""
+        """Write done.json: why the run ended, and how many minutes it took.
+
+        Earlier sessions that left word, because they were interrupted or failed, are counted in.
+
+        Args:
+            facts: `minutes` among them are those of this session; without them, the time since the run was started.
+        """
+        if self._began is not None:
+            session = facts.get("minutes", (time.monotonic() - self._began) / 60)
+            facts = {**facts, "minutes": self._earlier_minutes + session}
         write_json(self.done_file, {"reason": reason, **facts})
+
+    def _minutes_so_far(self) -> float:
+        """Of the sessions before this one, where the run goes on."""
+        word = read_json(self.done_file) if self.done_file.exists() else {}
+        return 0.0 if word.get("reason") == "finished" else float(word.get("minutes", 0.0))
 
     @property
     def is_finished(self) -> bool:

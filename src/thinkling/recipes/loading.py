@@ -296,7 +296,7 @@ def _variable(name: str, variables: Mapping[str, Any], where: str) -> Any:
 
 
 def _check_variables_used(drafts: Sequence[_Draft], variables: Mapping[str, Any], where: str) -> None:
-    used = {name for draft in drafts for text in _texts(draft.settings) for name in VARIABLE.findall(text)}
+    used = {name for draft in drafts for text in texts(draft.settings) for name in VARIABLE.findall(text)}
     for name in variables:
         if name not in used:
             fix = tr("use it as {example}, or take it out", example=f"${{{name}}}")
@@ -305,19 +305,20 @@ def _check_variables_used(drafts: Sequence[_Draft], variables: Mapping[str, Any]
             )
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Every text in nested settings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from texts(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner)
+            yield from texts(inner)
 
 
 def _references(value: Any) -> Iterator[str]:
-    return (match[1] for text in _texts(value) if (match := REFERENCE.fullmatch(text)))
+    return (match[1] for text in texts(value) if (match := REFERENCE.fullmatch(text)))
 
 
 def _check_references(stages: Sequence[StageSpec], drafts: Sequence[_Draft]) -> None:

@@ -1,14 +1,15 @@
 """Carrying out a recipe: stage after stage, each in its own run folder; what has finished is not done again.
 
 A finished stage is skipped where its settings are the same and nothing it is made from has run anew; otherwise its old
-result is put aside, never overwritten. However a stage ends, its done.json says how.
+result is put aside, never overwritten. Where a file that its settings name has changed since, nothing is done before
+the user has said what they want. However a stage ends, its done.json says how.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import time
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ from thinkling.core.files import sha256_of, write_atomically, write_json
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
-from thinkling.recipes.loading import Recipe, StageSpec, plain
+from thinkling.recipes.loading import Recipe, StageSpec, plain, texts
 
 
 def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
     """Carry out the stages in order, each in a folder of its own inside `run_dir`; finished ones are skipped.
 
     Raises:
-        RunError: A folder is in use, or belongs to other settings.
+        RunError: A folder is in use, belongs to other settings, or to files that have changed since.
         Interrupted: Ctrl-C, or as Terminated SIGTERM.
         ThinklingError: Whatever a stage raises.
     """
     run_dir = Path(run_dir)
     for stage in recipe.stages:
         _refuse_other_settings(run_dir / stage.name, stage)
+        _refuse_other_files(run_dir / stage.name, stage)
     for stage in recipe.stages:
         progress.table(tr("Settings of {name} ({kind})", name=stage.name, kind=stage.kind), plain(stage.settings))
     text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
@@ -75,6 +77,32 @@ def _refuse_other_settings(folder: Path, stage: StageSpec) -> None:
         Run.start(folder, stage.settings).close()  # raises, and says what differs
 
 
+def _refuse_other_files(folder: Path, stage: StageSpec) -> None:
+    """A finished stage whose data has changed is neither skipped as if nothing were, nor done again unasked.
+
+    Raises:
+        RunError: A file that its settings name is not the one it finished with.
+    """
+    finished = _finished(folder, stage)
+    then = read_json(finished.done_file).get("files", {}) if finished else {}
+    now = _files_named(stage) if then else {}
+    for file, digest in then.items():
+        if now.get(file, digest) != digest:
+            raise RunError(
+                tr("'{name}' has finished, and {file} has changed since", name=stage.name, file=file),
+                where=str(folder),
+                fix=tr("choose another folder with run_dir=PATH, or delete this one to do it again"),
+            )
+
+
+def _files_named(stage: StageSpec) -> dict[str, str]:
+    """The files that its settings name (rows, questions, a GGUF model, a program of one's own), each with its hash."""
+    named = {text for text in (stage.kind, *texts(stage.settings)) if os.path.splitext(text)[1]}
+    paths = {text: os.path.expanduser(text) for text in sorted(named)}
+    readable = {text: path for text, path in paths.items() if os.path.isfile(path) and os.access(path, os.R_OK)}
+    return {text: sha256_of(Path(path)) for text, path in readable.items()}
+
+
 def _finished(folder: Path, stage: StageSpec) -> Run | None:
     """The run in `folder` where it came to its end with these very settings."""
     run = Run(folder)
@@ -104,23 +132,23 @@ def _carry_out(
 ) -> None:
     """Run a stage and see to it that done.json says how it ended."""
     run.done_file.unlink(missing_ok=True)
-    started = time.monotonic()
+    files = _files_named(stage)  # as they are now: the stage may take hours
     try:
         stage.module.run(stage.config, run, progress, dict(earlier))
     except (KeyboardInterrupt, TerminationRequest) as stop:
-        _leave_word(run, "interrupted", started)
+        _leave_word(run, "interrupted")
         kind, by = (Terminated, "SIGTERM") if isinstance(stop, TerminationRequest) else (Interrupted, "Ctrl-C")
         fix = tr("give the same command again to go on: finished stages are skipped")
         raise kind(tr("stopped by {by} in '{name}'", by=by, name=stage.name), where=str(run.path), fix=fix) from None
     except ThinklingError as error:
-        _leave_word(run, "interrupted" if isinstance(error, Interrupted) else "failed", started, what=error.what)
+        _leave_word(run, "interrupted" if isinstance(error, Interrupted) else "failed", what=error.what)
         raise
-    _leave_word(run, "finished", started)
-    write_json(run.done_file, {**read_json(run.done_file), "made_from": dict(made_from)})
+    _leave_word(run, "finished")
+    write_json(run.done_file, {**read_json(run.done_file), "made_from": dict(made_from), "files": files})
 
 
-def _leave_word(run: Run, reason: str, started: float, **facts: Any) -> None:
+def _leave_word(run: Run, reason: str, **facts: Any) -> None:
     """Write done.json unless the stage has done so. On a full disk the error under way matters more than this one."""
     if not run.done_file.exists():
         with contextlib.suppress(RunError, OSError) if reason != "finished" else contextlib.nullcontext():
-            run.finish(reason, minutes=(time.monotonic() - started) / 60, **facts)
+            run.finish(reason, **facts)
