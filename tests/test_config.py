@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from thinkling.core import known_names
 from thinkling.core.config import Config, known_keys, parse_override, read_yaml, read_yaml_file, resolve
@@ -82,7 +82,7 @@ def test_an_override_is_keys_and_a_yaml_value(text: str, keys: list[str], value:
     assert parse_override(text) == (keys, value)
 
 
-@pytest.mark.parametrize("text", ["learning_rate", "=3", "", " = 3"])
+@pytest.mark.parametrize("text", ["learning_rate", "=3", "", " = 3", "sft..seed=1", ".seed=1", "sft.=1"])
 def test_an_override_without_key_or_sign_is_refused(text: str):
     with pytest.raises(ConfigError, match="is not a setting"):
         parse_override(text)
@@ -172,3 +172,35 @@ def test_settings_cannot_be_changed_after_they_are_read():
 def test_known_keys_are_those_of_the_settings_at_that_place():
     assert known_keys(Outer) == ["inner", "learning_rate", "name", "needed"]
     assert known_keys(Outer, ("inner",)) == ["every"]
+
+
+class Several(Config):
+    learning_rate: float = 1e-4
+    max_steps: int | None = None
+    is_on: bool = False
+    names: dict[str, bool] = {}  # noqa: RUF012
+
+    @model_validator(mode="after")
+    def _check(self) -> Several:
+        if self.max_steps == 13:
+            raise ValueError("max_steps and is_on do not go together")
+        return self
+
+
+def test_a_switch_where_a_number_is_wanted_is_refused_and_a_switch_is_taken():
+    for values in ({"learning_rate": True}, {"max_steps": read_yaml("yes", "here")}):
+        with pytest.raises(ConfigError, match="this is a switch"):
+            resolve(Several, values, "here")
+    assert resolve(Several, {"is_on": True, "names": {"a": True}}, "here").is_on
+
+
+def test_what_is_wrong_between_settings_is_told_without_all_of_them():
+    with pytest.raises(ConfigError) as caught:
+        resolve(Several, {"max_steps": 13, "is_on": True}, "here")
+    assert caught.value.what == "max_steps and is_on do not go together"
+
+
+@pytest.mark.parametrize("text", ["a: &a\n  b: *a\n", "[" * 5000])
+def test_yaml_that_holds_itself_or_has_no_bottom_is_refused(text: str):
+    with pytest.raises(ConfigError, match="YAML"):
+        read_yaml(text, "recipe.yaml")

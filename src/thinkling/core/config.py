@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from thinkling.core.errors import ConfigError
-from thinkling.core.known_names import ours
+from thinkling.core.known_names import NOTES, ours
 from thinkling.core.shelf import closest
 
 
@@ -25,12 +25,29 @@ class Config(BaseModel):
         frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would read `true`, and YAML's `yes` and `on`, as the number 1."""
+        if isinstance(value, bool) and not _takes_a_switch(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("this is a switch (true, yes, on or their like), and another kind of value is wanted")
+        return value
+
+
+def _takes_a_switch(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_a_switch, get_args(annotation)))
+
 
 C = TypeVar("C", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as text; here it is the number everybody means. A key that stands twice is an error."""
+    """YAML 1.1 reads `1e-4` as text; here it is the number everybody means. A key that stands twice is an error, and so
+    is a value that holds itself."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # or an anchor could be used within what it names, and reading it would never end
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -57,6 +74,8 @@ def read_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one more number
+    except RecursionError as error:
+        raise ConfigError("this YAML is nested too deeply", where=where, fix="write it flatter") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -84,7 +103,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         ConfigError: There is no `=`, or no key before it.
     """
     key, separator, value = text.partition("=")
-    if not separator or not key.strip():
+    if not separator or not all(part.strip() for part in key.split(".")):
         raise ConfigError(
             f"'{text}' is not a setting", where="command line", fix="write key=value, with no spaces around the ="
         )
@@ -115,12 +134,17 @@ def _explain(kind: type[Config], error: ValidationError, where: str) -> ConfigEr
         )
     if first["type"] == "missing":
         return ConfigError(f"the setting '{path}' is missing", where=where, fix=f"add {path}=…")
-    given = first.get("input")
-    return ConfigError(f"{path} = {given!r}: {_plain(first['msg'])}", where=where, fix=f"give {path} another value")
+    said = _plain(first["msg"])
+    if first["type"] == "value_error" and isinstance(first.get("input"), dict):
+        # A check over several settings: its words name them, and all of them would fill the screen.
+        return ConfigError(f"{path}: {said}" if path else said, where=where, fix="change or leave out one of them")
+    note = f" ({NOTES[path]})" if path in NOTES else ""
+    return ConfigError(f"{path} = {first.get('input')!r}: {said}", where=where, fix=f"give {path} another value{note}")
 
 
 def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    said = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return said.replace("a valid tuple", "a list")
 
 
 def known_keys(kind: type[Config], path: tuple[int | str, ...] = ()) -> list[str]:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from thinkling.core.config import Config as Settings
 from thinkling.core.device import compute_dtype, default_device, measure_peak, memory
 from thinkling.core.errors import ConfigError, MachineError
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
 from thinkling.core.stats import wilson
@@ -52,6 +53,8 @@ class DataSpec(Settings):
     """JSONL or JSON in any known format."""
     format: str | None = None
     """A name from the shelf `formats`; None recognises it by its exact keys."""
+    options: dict[str, Any] | None = None
+    """Of that format, such as {calculator_marks: true} of gsm8k."""
     task: str | None = None
     """A name from the shelf `tasks`, or a file of your own."""
     level: int | None = None
@@ -63,11 +66,11 @@ class DataSpec(Settings):
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
         if (self.file is None) == (self.task is None):
-            raise ValueError("name either a file or a task")
+            raise ValueError(tr("name either a file or a task"))
         without_effect = [k for k in ("level", "path") if self.file is not None and getattr(self, k) is not None]
-        without_effect += ["format"] if self.task is not None and self.format is not None else []
+        without_effect += [k for k in ("format", "options") if self.task is not None and getattr(self, k)]
         if without_effect:
-            raise ValueError(f"{', '.join(without_effect)} has no effect here")
+            raise ValueError(tr("{settings} has no effect here", settings=", ".join(without_effect)))
         return self
 
     @property
@@ -97,9 +100,10 @@ class Config(TrainerConfig):
     too_long: Literal["drop", "cut", "error"] = "drop"
     max_lost_answers: float = Field(MAX_LOST_ANSWERS, ge=0, le=1)
     """Share of rows that may lose the end of their answer before the run is refused."""
-    num_train_epochs: float = Field(1.0, gt=0)
+    num_train_epochs: float | None = Field(1.0, gt=0)
+    """How often each row is trained on; None beside max_steps."""
     max_steps: int | None = Field(None, ge=1)
-    """Updates; overrides num_train_epochs."""
+    """Updates, instead of num_train_epochs."""
     batch_tokens: int | None = Field(4096, ge=1)
     """Tokens of one update."""
     batch_size: int | None = Field(None, ge=1)
@@ -112,17 +116,45 @@ class Config(TrainerConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_size(cls, values: Any) -> Any:
-        by_rows = isinstance(values, dict) and values.get("batch_size") is not None
-        if by_rows and values.get("batch_tokens") is not None:
-            raise ValueError("batch_tokens and batch_size both say how large an update is; give one")
-        return {**values, "batch_tokens": None} if by_rows else values
+    def _one_of_two(cls, values: Any) -> Any:
+        """What is given takes the place of the other one's default; both are too much."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("batch_size") is not None:
+            if values.get("batch_tokens") is not None:
+                raise ValueError(tr("batch_tokens and batch_size both say how large an update is; give one"))
+            values = {**values, "batch_tokens": None}
+        if values.get("max_steps") is not None:
+            if values.get("num_train_epochs") is not None:
+                raise ValueError(tr("num_train_epochs has no effect beside max_steps; give one, the other as null"))
+            values = {**values, "num_train_epochs": None}
+        return values
 
     @model_validator(mode="after")
-    def _some_size(self) -> Config:
+    def _enough_said(self) -> Config:
         if self.batch_tokens is None and self.batch_size is None:
-            raise ValueError("an update has no size; give batch_tokens or batch_size")
+            raise ValueError(tr("an update has no size; give batch_tokens or batch_size"))
+        if self.num_train_epochs is None and self.max_steps is None:
+            raise ValueError(tr("the training has no length; give num_train_epochs or max_steps"))
         return self
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Config:
+        """Held-out rows come from `validation`, or else from the tasks in `data`; problems from tasks alone."""
+        held_out = _held_out_specs(self)
+        idle = [] if held_out else self._changed("validation_rows", "eval_steps")
+        idle += [] if any(spec.task for spec in held_out) else self._changed("generate_rows")
+        if idle:
+            without = "{settings} has no effect: nothing is held out; name rows under validation, or leave it out"
+            without_tasks = "{settings} has no effect: only tasks have problems to answer, and none is held out"
+            raise ValueError(tr(without_tasks if held_out else without, settings=", ".join(idle)))
+        if self.system is not None and not any(spec.task for spec in (*self.data, *held_out)):
+            raise ValueError(tr("system has no effect: rows of a file have their own, and there are none of tasks"))
+        return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """Those that ask for something, and for something other than the default."""
+        return [name for name in names if getattr(self, name) not in (0, type(self).model_fields[name].default)]
 
 
 def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
@@ -177,7 +209,7 @@ def promise(config: Config, progress: Progress) -> dict[str, str]:
         ThinklingError: What the run would refuse before its first step.
     """
     if not at_hand(config.model):
-        return {"plan": f"known once the model is here: thinkling models pull {config.model}"}
+        return {tr("plan"): tr("known once the model is here: thinkling models pull {model}", model=config.model)}
     plan = make_ready(config, config.model, progress).plan
     refuse_what_does_not_fit(plan, memory_at_hand(config), progress)
     return plan_in_words(plan)
@@ -203,11 +235,11 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
         ModelError: There is no such model.
     """
     folder = resolve(model, progress)
-    prepared = prepare_data(config, Tokenizer.load(folder))
+    prepared = prepare_data(config, Tokenizer.load(folder), progress)
     for line in prepared.report.lines():
         progress.note(line)
     loader = _loader(config, prepared.rows)
-    steps = config.max_steps or max(1, round(loader.n_batches(1) * config.num_train_epochs))
+    steps = config.max_steps or max(1, round(loader.n_batches(1) * (config.num_train_epochs or 0)))
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
     plan = make_plan(config, prepared, read_config(folder), loader, steps, peak)
@@ -217,10 +249,12 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
 # data -----------------------------------------------------------------------------------------------------------------
 
 
-def conversations_of(spec: DataSpec, config: Config, split: str) -> list[Conversation]:
+def conversations_of(
+    spec: DataSpec, config: Config, split: str, progress: Progress | None = None
+) -> list[Conversation]:
     """The rows of one source, in the order they come."""
     if spec.file is not None:
-        return read_conversations(Path(spec.file), spec.format)[: spec.n]
+        return read_conversations(Path(spec.file), spec.format, spec.options, progress=progress)[: spec.n]
     assert spec.task is not None
     task = task_named(spec.task)
     problems = training_problems(task, spec.n, split=split, level=spec.level, seed=config.seed, path=spec.path)
@@ -235,23 +269,24 @@ def solved(task: Any, problem: Problem, system: str | None) -> Conversation:
     """
     if problem.solution is None:
         raise ConfigError(
-            "this task has answers but no worked solutions, so there is nothing to imitate",
-            where=f"task {problem.task}, {problem.id}",
-            fix="train on a task with solutions, or use these problems for evaluation",
+            tr("this task has answers but no worked solutions, so there is nothing to imitate"),
+            where=tr("task {name}, {id}", name=problem.task, id=problem.id),
+            fix=tr("train on a task with solutions, or use these problems for evaluation"),
         )
     messages = (*messages_for(task, problem, system), Message("assistant", problem.solution))
     return Conversation(messages, source=f"{problem.task}/{problem.id}")
 
 
-def prepare_data(config: Config, tokenizer: Tokenizer) -> Prepared:
+def prepare_data(config: Config, tokenizer: Tokenizer, progress: Progress) -> Prepared:
     """All sources as token rows, with the account of what was lost."""
-    conversations = [c for spec in config.data for c in conversations_of(spec, config, "train")]
+    conversations = [c for spec in config.data for c in conversations_of(spec, config, "train", progress)]
     return prepare(
         conversations,
         tokenizer,
         cutoff_len=config.cutoff_len,
         too_long=config.too_long,
         max_lost_answers=config.max_lost_answers,
+        progress=progress,
     )
 
 
@@ -322,19 +357,19 @@ class AtHand:
     total_gib: float
     free_gib: float
     whose: str
-    """"the machine has", for the message."""
+    """"the machine has {gib} GiB", for the message."""
 
 
 def memory_at_hand(config: Config) -> AtHand:
     """What memory_limit_gib says, or else the memory of the device."""
     if config.memory_limit_gib is not None:
-        return AtHand(config.memory_limit_gib, config.memory_limit_gib, "memory_limit_gib is")
+        return AtHand(config.memory_limit_gib, config.memory_limit_gib, "memory_limit_gib is {gib} GiB")
     device = default_device()
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        return AtHand(total, total, "the card has")
+        return AtHand(total, total, "the card has {gib} GiB")
     machine = memory()
-    return AtHand(machine.total_gib, machine.available_gib, "the machine has")
+    return AtHand(machine.total_gib, machine.available_gib, "the machine has {gib} GiB")
 
 
 def refuse_what_does_not_fit(plan: Mapping[str, Any], at_hand: AtHand, progress: Progress) -> None:
@@ -345,34 +380,44 @@ def refuse_what_does_not_fit(plan: Mapping[str, Any], at_hand: AtHand, progress:
     """
     needed = plan["memory_gib"]["peak"]
     if needed > at_hand.total_gib:
+        has = tr(at_hand.whose, gib=f"{at_hand.total_gib:.1f}")
         raise MachineError(
-            f"this training needs {_memory_in_words(plan)}, and {at_hand.whose} {at_hand.total_gib:.1f} GiB",
-            where="the plan, memory_gib",
-            fix="lower micro_batch_tokens or cutoff_len, or take a smaller model",
+            tr("this training needs {memory}, and {has}", memory=_memory_in_words(plan), has=has),
+            where=tr("the plan, memory_gib"),
+            fix=tr("lower micro_batch_tokens or cutoff_len, or take a smaller model"),
         )
     if needed > at_hand.free_gib:
-        free = at_hand.free_gib
-        progress.note(f"about {needed:.1f} GiB are needed and {free:.1f} GiB are free now: close other programs")
+        text = "about {needed} GiB are needed and {free} GiB are free now: close other programs"
+        progress.note(tr(text, needed=f"{needed:.1f}", free=f"{at_hand.free_gib:.1f}"))
 
 
 def _memory_in_words(plan: Mapping[str, Any]) -> str:
     """The peak, and what makes it up, the largest first."""
     parts = sorted(((gib, kind) for kind, gib in plan["memory_gib"].items() if kind != "peak"), reverse=True)
-    shown = ", ".join(f"{kind} {gib:.2f}" for gib, kind in parts)
-    return f"about {plan['memory_gib']['peak']:.1f} GiB ({shown})"
+    shown = tr(", ").join(f"{tr(kind)} {gib:.2f}" for gib, kind in parts)
+    return tr("about {gib} GiB ({parts})", gib=f"{plan['memory_gib']['peak']:.1f}", parts=shown)
 
 
 def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     """The promise as a person reads it."""
-    words = {
-        "rows": f"{plan['kept']:,} of {plan['rows']:,} ({plan['dropped']:,} dropped, {plan['cut']:,} cut)",
-        "tokens": f"{plan['tokens']:,}, {plan['supervised_tokens']:,} of them learnt",
-        "steps": f"{plan['steps']:,} ({plan['epochs']:.2f} epochs)",
-        "trainable": f"{plan['trainable_parameters']:,} parameters (all)",
-        "memory": _memory_in_words(plan),
-        "time": f"about {plan['minutes']:.1f} minutes, at {plan['peak_tflops']:.2f} TFLOP/s measured",
+    counts = {
+        key: f"{plan[key]:,}" for key in ("rows", "kept", "dropped", "cut", "tokens", "supervised_tokens", "steps")
     }
-    return {**words, "money": f"about {plan['money']:.2f}"} if "money" in plan else words
+    words = {
+        "rows": tr("{kept} of {rows} ({dropped} dropped, {cut} cut)", **counts),
+        "tokens": tr("{tokens}, {supervised_tokens} of them learnt", **counts),
+        "steps": tr("{steps} ({epochs} epochs)", **counts, epochs=f"{plan['epochs']:.2f}"),
+        "trainable": tr("{n} parameters (all)", n=f"{plan['trainable_parameters']:,}"),
+        "memory": _memory_in_words(plan),
+        "time": tr(
+            "about {minutes} minutes, at {speed} TFLOP/s measured",
+            minutes=f"{plan['minutes']:.1f}",
+            speed=f"{plan['peak_tflops']:.2f}",
+        ),
+    }
+    if "money" in plan:
+        words["money"] = tr("about {amount}", amount=f"{plan['money']:.2f}")
+    return {tr(name): text for name, text in words.items()}
 
 
 # looking at held-out problems -----------------------------------------------------------------------------------------
@@ -380,10 +425,10 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run, progress: Progress) -> Validate:
     """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
-    held_out = _held_out_rows(config, tokenizer)
+    held_out = _held_out_rows(config, tokenizer, progress)
     if held_out is not None:
         for line in held_out.report.lines():
-            progress.note(f"held out: {line}")
+            progress.note(tr("held out: {line}", line=line))
     batches = _as_batches(held_out.rows, config) if held_out is not None else []
     problems = _held_out_problems(config)
 
@@ -419,24 +464,24 @@ def _sample_record(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _tasks_held_out(config: Config) -> tuple[DataSpec, ...]:
+def _held_out_specs(config: Config) -> tuple[DataSpec, ...]:
     return config.validation or tuple(spec for spec in config.data if spec.task is not None)
 
 
-def _held_out_rows(config: Config, tokenizer: Tokenizer) -> Prepared | None:
-    specs = _tasks_held_out(config)
+def _held_out_rows(config: Config, tokenizer: Tokenizer, progress: Progress) -> Prepared | None:
+    specs = _held_out_specs(config)
     if not specs or not config.validation_rows:
         return None
     each = max(1, config.validation_rows // len(specs))
     conversations = []
     for spec in specs:
         some = spec.model_copy(update={"n": min(spec.n or each, each)})
-        conversations += conversations_of(some, config, "validation")
-    return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0)
+        conversations += conversations_of(some, config, "validation", progress)
+    return prepare(conversations, tokenizer, cutoff_len=config.cutoff_len, max_lost_answers=1.0, progress=progress)
 
 
 def _held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
-    specs = [spec for spec in _tasks_held_out(config) if spec.task is not None]
+    specs = [spec for spec in _held_out_specs(config) if spec.task is not None]
     if not specs or not config.generate_rows:
         return []
     each = max(1, config.generate_rows // len(specs))
