@@ -46,6 +46,13 @@ def read(text: str) -> list[tuple[str, bool | None]]:
         ("12 = 3 * 4", [("12 = 3 * 4", True)]),
         ("Total = 3 * 4 = 12 eggs.", [("3 * 4 = 12", True)]),
         ("5 / 0 = 5", [("5 / 0 = 5", False)]),
+        ("12×20=240，240+100=340", [("12×20=240", True), ("240+100=340", True)]),
+        ("48÷2=24，24+48=62", [("48÷2=24", True), ("24+48=62", False)]),
+        ("１，２００＋５＝１，２０５", [("１，２００＋５＝１，２０５", True)]),
+        (r"12 \text{ apples} \times 3 = 36", [(r"12 \text{ apples} \times 3 = 36", True)]),
+        (r"\boxed{3 + 4 = 7}", [("3 + 4 = 7", True)]),
+        ("20 of 50 percent: 3 + 4 = 7", [("3 + 4 = 7", True)]),
+        ("剩下一半48÷2=24", [("48÷2=24", True)]),
     ],
 )
 def test_equations_in_their_many_spellings(text, found):
@@ -131,6 +138,12 @@ def test_a_decimal_claim_is_true_when_it_is_the_value_rounded(text, is_true):
         "9 / 2 = 4 remainder 1", "9÷2=4……1", "80的25%=20", "On 2024-01-02 and 3/4/2025 at 10-12", "5 - 3 <= 2",
         "5 - 3 >= 1", "5 - 3 != 1", "5 - 3 => 2", "a == b", "total - 3 + 4 = 7", "we divide by 1/3 to get X = 4",
         "350 500 + 1 = 350 501", "version 1.2.3 + 1 = 2", "",
+        r"2^{3} + 1 = 9", r"\sqrt{4} + 1 = 3", r"\frac{3 + 4}{7} + 1 = 2", r"x_{1} + 2 = 5", "{5 + 3} * 2 = 16",
+        r"2 \frac{1}{2} + 1 = 3.5", r"7 / 2 = 3 \frac{1}{2}", "4 * 2½ = 10", "2½ + 1 = 3½",
+        "¾ x 3/3 = 9/12", "5² x 3 + 1 = 76",
+        "2 million * 3 = 6,000,000", "2 * 3 = 6 hundred", "50 * 20 percent = 10", "2 squared + 1 = 5",
+        "4 tens + 7 ones = 47",
+        "3万×2=60000", "5个半+1=6.5", r"9 / 2 = 4\text{ remainder }1",
     ],
 )  # fmt: skip
 def test_what_is_not_arithmetic_that_we_read_is_left_alone(text):

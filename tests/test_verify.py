@@ -46,6 +46,10 @@ STATUSES = {"right", "wrong", "unparsable", "no_answer", "truncated", "timeout"}
         ("Answer: 5\nAnswer: 6\nAnswer: 7", "7", "answer_line"),
         ("\\boxed{5}\n#### 6", "6", "####"),
         ("#### 6\nso \\boxed{5}", "5", "boxed"),
+        (r"$\boxed{5}$ million", "5 million", "boxed"),
+        (r"\boxed{5}万元", "5万", "boxed"),
+        ("The answer is:\n\\[\n18\n\\]", "18", "answer_line"),
+        ("**Final answer:**\r\n$$\r\n18\r\n$$", "18", "answer_line"),
     ],
 )
 def test_the_last_final_answer_line_or_box_is_the_answer(completion, text, how):
@@ -88,6 +92,9 @@ PITFALLS = [
     (r"\boxed{4} or \boxed{5}", "5", "wrong"),
     ("#### Step 1: add\nno more", "1", "unparsable"),
     ("The answer is " + "very " * 100 + "18", "18", "unparsable"),
+    ("The answer is 18. " + "This follows from what was said above. " * 20, "18", "right"),
+    ("Answer: as said. Then x = 18" + "0" * 280 + " follows", "18", "unparsable"),
+    (r"\boxed{18. " + "That is so. " * 5000 + "}", "18", "right"),
 ]
 
 
@@ -186,6 +193,10 @@ def test_a_reference_grades_itself_right_in_every_form(value, form):
         ("#### 5, 3, 7", "3, 5, 7", "wrong"),
         ("答案：小明。", "小明", "right"),
         ("答案：是，因为它是偶数", "是", "right"),
+        ("答案：是的，因为它是偶数", "是", "right"),
+        ("答案：对的。", "对", "right"),
+        ("答案：不是的", "是", "wrong"),
+        ("Answer: yes. " + "It is even. " * 40, "yes", "right"),
         ("#### ...", "yes", "unparsable"),
         ("no marker here: yes", "yes", "no_answer"),
     ],
@@ -258,7 +269,8 @@ UNITS = [
     "1 ", "1+", "(", ")", "{", "}", "\\boxed{", "\\boxed{1} ", "\\boxed{1}, ", "#### 1\n", "Answer: ", "answer is ",
     "答案：", "Question: ", "#### 1\nQuestion: ", "<<1=1>>", "1=1=", "1+1=2 ", "2 x 2 = 4\n", "x ", "=", "≈", "-",
     "1,234,", "1/", "\\frac{1}{", "<think>", "</think>", " ", "\n", "*", "$", "a b c d 1 * ", "1 1/2 ", "#", "１",
-    "，", "9.", ".9", "of 5% ", "q", "final answer ", "user: 1. ",
+    "，", "1+1=2，", "\\text{", "\\text{a}", "\\[\n", "负", "minus 1 ", "半", "五个", "1 million ", "9.", ".9",
+    "of 5% ", "q", "final answer ", "user: 1. ",
 ]  # fmt: skip
 
 

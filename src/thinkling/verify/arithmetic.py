@@ -7,7 +7,7 @@ Numbers, + - * /, brackets and percent signs; no powers and no functions, so tha
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -18,14 +18,14 @@ MAX_DIGITS = 40
 TokenKind = Literal["number", "operator", "percent", "left", "right", "word", "poison", "other"]
 
 PLAIN_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-# Poison is what changes the value of a number beside it and is not read here: powers, roots, clock times, 0900.
+# Poison is what changes the value of a number beside it and is not read here: powers, roots, 2½, clock times, 0900.
 POISON = (
-    r"(?<=[0-9)])\*\*(?=[0-9(])|(?<=[0-9])[:,](?=[0-9])|\^|√|\\sqrt|[²³⁰¹⁴⁵⁶⁷⁸⁹_]|\.\.+|…"
+    r"(?<=[0-9)])\*\*(?=[0-9(])|(?<=[0-9])[:,](?=[0-9])|\^|√|\\sqrt|[²³⁰¹⁴⁵⁶⁷⁸⁹¼½¾⅐-⅞_]|\.\.+|…"
     rf"|[0-9]{{{MAX_DIGITS},}}|(?<![0-9.,])0[0-9]+|\.[0-9]+\."
 )
 TOKEN = re.compile(
     rf"""(?P<poison>{POISON})
-    | (?P<skip>\s+|\*\*+|[$£€¥&`]|\\[()\[\]$,;!:\ ]|\\(?:left|right|quad|displaystyle)(?![A-Za-z])|\\text\s?\{{|\}})
+    | (?P<skip>\s+|\*\*+|[$£€¥&`]|\\[()\[\]$,;!:\ ]|\\(?:left|right|quad|displaystyle)(?![A-Za-z]))
     | (?P<mixed>(?P<whole>[0-9]{{1,6}})\ (?:and\ )?(?P<part_top>[0-9]{{1,4}})/(?P<part_bottom>[0-9]{{1,4}})(?![0-9/.]))
     | (?P<fraction>\\[dtc]?frac\s?\{{\s?(?P<top>{PLAIN_NUMBER})\s?\}}\s?\{{\s?(?P<bottom>{PLAIN_NUMBER})\s?\}})
     | (?P<number>{PLAIN_NUMBER})
@@ -36,6 +36,12 @@ TOKEN = re.compile(
     | (?P<word>[^\W\d_]+(?:['.-][^\W\d_]+)*)
     | (?P<other>.)""",
     re.VERBOSE | re.DOTALL,
+)
+# Behind a number, a word that changes its value: "2 million * 3", "50 * 20 percent", "2 squared", "4 tens", 3万, 5个半.
+VALUE_WORD = re.compile(
+    r"(?:squared|cubed|percent|tens|(?:hundred|thousand|million|billion|trillion)s?|hal(?:f|ves)|(?:third|fourth|fifth)s)$"
+    r"|[万亿]|.?半",
+    re.IGNORECASE,
 )
 SPELLED = {"x": "*", "times": "*", "of": "*", "plus": "+", "minus": "-", "\\times": "*", "\\cdot": "*", "\\div": "/"}
 
@@ -74,10 +80,13 @@ class Value:
 def tokens(line: str, start: int, end: int) -> list[Token]:
     """The tokens of line[start:end]; their positions are positions in the line."""
     found = [_token(match) for match in TOKEN.finditer(line, start, end) if match["skip"] is None]
-    for index in range(1, len(found) - 1):
-        if found[index].kind == "word" and _is_operator(found, index):
-            word = found[index]
+    for index, word in enumerate(found):
+        if word.kind != "word" or index == 0:
+            continue
+        if _is_operator(found, index):
             found[index] = Token("operator", word.start, word.end, SPELLED[word.text.lower()], spelled=True)
+        elif found[index - 1].kind in ("number", "right") and VALUE_WORD.match(word.text):
+            found[index] = replace(word, kind="poison")
     return found
 
 
@@ -110,12 +119,17 @@ def _decimal(text: str) -> Fraction:
 
 def _is_operator(found: list[Token], index: int) -> bool:
     """'x', 'times', 'plus' and 'minus' between two numbers, and 'of' after a percentage or a fraction."""
+    if index + 1 == len(found):
+        return False
     before, word, after = found[index - 1], found[index], found[index + 1]
     if word.text.lower() not in SPELLED or after.kind not in ("number", "left"):
         return False
     if word.text.lower() == "of":
         return before.kind == "percent" or (before.kind == "number" and index >= 2 and found[index - 2].text == "/")
-    return before.kind in ("number", "right", "percent") or (before.kind == "word" and word.text.lower() == "x")
+    # Also behind what is not read, such as "¾ x 3/3": else the right factor would be taken for the whole.
+    return before.kind in ("number", "right", "percent", "poison") or (
+        before.kind == "word" and word.text.lower() == "x"
+    )
 
 
 def evaluate(expression: list[Token]) -> Value:

@@ -11,7 +11,8 @@ to the right the longest that begins there, and work both out exactly (verify/ar
 - a calculator mark speaks for the equation it stands in: "16 - 3 = <<16-3=13>>13" is one equation, the mark.
 
 Not an equation: what has no operator ("x = 5", "1 hour = 60 minutes"), what has a variable, a power, a root or an
-implied product in it ("2x + 3 = 7", "2(3 + 4) = 14"), "a = a" copied word for word, clock times, dates, ranges,
+implied product in it ("2x + 3 = 7", "2(3 + 4) = 14"), LaTeX groups ("\\frac{3 + 4}{7} + 1 = 2"), a word that changes
+the number before it ("2 million * 3 = 6,000,000"), "a = a" copied word for word, clock times, dates, ranges,
 divisions with a remainder. Units are not converted: "$2.50 - $2 = 50 cents" is false. A decimal claim is true when it
 is the exact value rounded to the places it shows; with "≈" that holds for whole numbers too.
 """
@@ -36,6 +37,9 @@ MAX_UNIT_WORDS = 4
 
 MARK = re.compile(r"<<([^<>\n]{1,200})>>")
 EQUALS = re.compile(r"(?<![<>!:~=])={1,2}(?![=>])|≈|\\approx(?![A-Za-z])")
+# In Chinese a wide comma ends a clause, also right behind a digit: "3×4=12，12+5=17". "１，２００" stays one number.
+CLAUSE_COMMA = re.compile(r"，(?![０-９]{3}(?![０-９]))")
+TEXT_IN_LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
 UNIT_LETTERS = frozenset("mgLl")
 REMAINDER = frozenset(("remainder", "r", "余", "余数", "rem"))
 
@@ -64,7 +68,7 @@ def equations(text: str) -> list[Equation]:
         >>> [(found.text, found.is_true) for found in equations("He has 48 / 2 = 24 and 24 + 48 = 62 left.")]
         [('48 / 2 = 24', True), ('24 + 48 = 62', False)]
     """
-    view = aligned(text[:MAX_CHARACTERS])
+    view = _view(text[:MAX_CHARACTERS])
     found: list[Equation] = []
     start = 0
     for line in view.split("\n"):
@@ -72,6 +76,12 @@ def equations(text: str) -> list[Equation]:
             found += [_moved(equation, start, text) for equation in _of_line(line, MAX_EQUATIONS - len(found))]
         start += len(line) + 1
     return found
+
+
+def _view(text: str) -> str:
+    """The text with the same positions and plainer characters: clauses apart, words in LaTeX bare."""
+    apart = aligned(CLAUSE_COMMA.sub("、", text))
+    return TEXT_IN_LATEX.sub(lambda found: " " * (len(found[0]) - len(found[1]) - 1) + found[1] + " ", apart)
 
 
 def _moved(equation: Equation, offset: int, text: str) -> Equation:
@@ -303,8 +313,13 @@ def _spoils(found: list[Token], index: int, first: Token) -> bool:
     if before.kind == "right":  # (1/2) 278; but "2) 3 + 4 = 7" is an item of a list
         return touches or any(token.kind == "left" for token in found[:index])
     if before.kind in ("number", "percent"):  # 1/2 (68), 350 500: one number in two groups
-        return touches or first.kind == "left" or _are_groups(before, first)
+        return touches or first.kind == "left" or _are_groups(before, first) or _is_fraction(first)
     return touches and before.kind == "word" and before.text.isascii()
+
+
+def _is_fraction(token: Token) -> bool:
+    """Behind a number it is a part of it: 2 \\frac{1}{2}."""
+    return token.kind == "number" and token.text.startswith("\\")
 
 
 def _are_groups(first: Token, second: Token) -> bool:
@@ -382,7 +397,7 @@ def _belongs(last: Token, found: list[Token], index: int) -> bool:
         is_letter = _is_letter(outside) and (touches or outside.text not in ("a", "A", "I"))
         return outside.text.lower() in REMAINDER or is_letter
     if outside.kind == "number":
-        return touches or _are_groups(last, outside)
+        return touches or _are_groups(last, outside) or _is_fraction(outside)
     if outside.kind == "left":  # 24(个) is a remark, 2(3 + 4) a product
         return touches and (after is None or after.kind != "word" or _is_letter(after))
     if outside.kind == "operator" and after is not None and after.kind == "word":

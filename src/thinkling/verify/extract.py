@@ -43,7 +43,11 @@ BOX_TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s{0,3}\{)|\\.|(?P<open>\{)|(?P
 BOX_JOINT = re.compile(
     r"[\s$*]{0,6}(?:,|;|、|&|\band\b|\bor\b|和|或|以及)[\s$*]{0,6}(?:(?:and|or)\b)?[\s$*]{0,6}", re.IGNORECASE
 )
-AFTER_BOX = re.compile(r"[\s$]{0,3}(?:\\?%|\s(?:percent|per\ cent)\b)", re.IGNORECASE)
+# What stands behind a box and changes its value: 25 %, 5 million.
+AFTER_BOX = re.compile(
+    r"[\s$]{0,3}\\?(%|\s(?:percent|per\ cent|hundred|thousand|million|billion|trillion)\b|[万亿]{1,2})", re.IGNORECASE
+)
+DISPLAY_MATH = re.compile(r"(?:\\\[|\$\$)[ \t]{0,4}\r?\n[ \t]{0,8}")
 NEXT_QUESTION = re.compile(
     r"(?:\b(?:question|problem|q|user|human)[ \t]{0,2}[0-9]{0,4}|(?:问题|题目|问)[ \t]{0,2}[0-9]{0,4})[ \t*_]{0,4}:",
     re.IGNORECASE,
@@ -132,13 +136,17 @@ def _answer_lines(view: str, begin: int) -> Iterator[_Candidate]:
 
 
 def _skip_blank(view: str, start: int, limit: int) -> int:
-    """Past bold marks and at most two line ends: 'Final answer:' may stand above its answer."""
+    """Past bold marks, at most two line ends and the opening of a formula that has lines of its own.
+
+    'Final answer:' may stand above its answer.
+    """
     newlines = 0
     for position in range(start, min(limit, start + 12)):
         character = view[position]
         newlines += character == "\n"
         if newlines > 2 or character not in " \t\n\r*_:":
-            return position
+            display = DISPLAY_MATH.match(view, position, limit)
+            return position if display is None else display.end()
     return min(limit, start + 12)
 
 
@@ -189,12 +197,15 @@ def _read(view: str, found: list[_Candidate], cut_off: bool, flags: tuple[str, .
         if len(boxes) > 1:
             text = ", ".join(view[box.text_start : box.text_end].strip() for box in boxes)
             return replace(result, text=text, start=boxes[0].text_start, flags=(*flags, "several_boxes"), earlier=())
-        percent = AFTER_BOX.match(view, last.text_end + 1)
-        text += "%" if percent else ""
+        more = AFTER_BOX.match(view, last.text_end + 1)
+        text += more[1] if more else ""
     if not text:
         return replace(result, status="unparsable", reason="an answer marker with nothing after it")
-    if len(text) > MAX_ANSWER and not SENTENCE_END.search(text, 0, MAX_ANSWER):
-        return replace(result, status="unparsable", reason=f"the answer is longer than {MAX_ANSWER} characters")
+    if len(text) > MAX_ANSWER:
+        ends = [match.end() for match in SENTENCE_END.finditer(text, 0, MAX_ANSWER)]
+        if not ends:
+            return replace(result, status="unparsable", reason=f"the answer is longer than {MAX_ANSWER} characters")
+        text = text[: ends[-1]]
     return replace(result, text=text)
 
 

@@ -79,6 +79,7 @@ LATEX = tuple(
     )
 )
 
+NEGATIVE = re.compile(rf"(?:\b(?:negative|minus)\s|负)(?=[$£€¥]?\.?[0-9]|{HAN})", re.IGNORECASE)
 LEAD = re.compile(
     r"\s?(?:=|:|≈|(?:is|are|equals|exactly|only|just)\b|(?P<about>(?:about|approximately|approx\.?|around|roughly)(?=\s))"
     r"|(?P<han_about>大约|大概|约)|一共|总共|合计|共|有|是|为|等于)[\s*_`]{0,4}",
@@ -95,7 +96,13 @@ FREE_LETTERS = frozenset(("a", "m", "g", "s", "h", "l", "c", "/", "°"))
 # Words after a number that change its value: with one of these behind it, the number alone is not the answer.
 VALUE_WORDS = frozenset(
     """and or not to pi e i x y z half halves third thirds quarter quarters fourths fifths sixths eighths tenths
-    times plus minus over squared cubed divided point factorial hundred thousand million billion trillion""".split()  # noqa: SIM905
+    plus minus over squared cubed divided point factorial hundred thousand million billion trillion""".split()  # noqa: SIM905
+)
+# The same in Chinese, which puts no space between words: 三点五, 三个半, 十多个, 五到六个, 五元五角, 十八以上, 一样.
+HAN_VALUE_WORDS = re.compile(
+    r"^(?:点(?!$|钟)|加(?![元仑拿])|比(?![索特萨])|乘(?!客)|[又多余几来到至或和与减除成折些样般切])"
+    r"|半|[个年月天]多|多$|以[上下内外]|不(?!同)|[\u4e00-\u9fff]\^?[23]|一(?:[角分毛刻]|小时)"
+    r"|[零〇二两三四五六七八九十百万亿]千?(?:[个只条元角分毛块米厘尺寸里公斤克吨小时天日周月年岁秒升支张人名次倍](?![形级点])|(?<!两)$)"
 )
 UNIT_TEXT = re.compile(r"[^\W\d_]+(?:\^?[23])?(?:['./·*-][^\W\d_]+(?:\^?[23])?)*\.?|°[CF]?|/|°", re.IGNORECASE)
 
@@ -202,7 +209,7 @@ def _prepared(text: str) -> str | None:
     prepared = plain(text)[: 4 * MAX_CHARACTERS]
     for pattern, replacement in LATEX:
         prepared = pattern.sub(replacement, prepared)
-    return _unwrapped(prepared)
+    return _unwrapped(NEGATIVE.sub("-", prepared))
 
 
 def _unwrapped(text: str) -> str:
@@ -214,6 +221,8 @@ def _unwrapped(text: str) -> str:
             bare = bare.strip("$")
         elif bare[:1] + bare[-1:] in ("{}", '""', "''") and len(bare) > 1:
             bare = bare[1:-1]
+        elif len(bare) > 2 and bare[0] == bare[-2] and bare[0] in "\"'" and bare[-1] in ".。":
+            bare = bare[1:-2]
         if bare == text:
             break
         text = bare
@@ -279,6 +288,8 @@ def _unit(words: list[str], touches: bool) -> str | None:
         return None
     lowered = [word.lower().strip(".") for word in bare]
     if any(word in VALUE_WORDS or (len(word) == 1 and word.isascii() and word not in FREE_LETTERS) for word in lowered):
+        return None
+    if HAN_VALUE_WORDS.search("".join(lowered)):
         return None
     if (
         touches

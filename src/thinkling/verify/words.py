@@ -42,6 +42,6 @@ def same_words(given: str, wanted: str) -> bool:
     if reference is None or not reference:
         return False
     if reference in POLAR:
-        clauses = [clause.strip() for clause in CLAUSE_END.split(normal or "")]
+        clauses = [clause.strip().removesuffix("的") for clause in CLAUSE_END.split(normal or "")]  # 是的 is 是
         return clauses[0] == reference and all(clause == reference for clause in clauses if clause in POLAR)
     return reference in (normal, normal_words(SENTENCE_END.split(given, maxsplit=1)[0]))
