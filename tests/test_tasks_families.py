@@ -140,6 +140,7 @@ def test_the_constant_answer_comes_from_training_where_that_is_given():
 
 def test_a_question_without_numbers_is_no_crash_and_no_problems_have_no_baselines():
     assert baselines([asked("why?", "yes")])["last number of the question"] == 0.0
+    assert baselines([asked("what is " + "1" * 5000, "1")])["last number of the question"] == 0.0
     assert baselines([]) == {}
 
 

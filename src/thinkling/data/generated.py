@@ -27,6 +27,8 @@ BUCKETS = {"train": range(0, 80), "validation": range(80, 90), "test": range(90,
 """Per cent of the keys that belong to each split."""
 PATIENCE = 5_000
 """Draws in a row without anything new after which a split is taken to be used up."""
+MAX_NUMBER = 300
+"""Characters; Python refuses to read integers of more than 4,300 digits, and no answer is longer than this."""
 NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 
 
@@ -103,7 +105,9 @@ def draw(
     levels: Sequence[int],
     language: str,
 ) -> list[Problem]:
-    """`n` different problems of one split; without a level, the levels take turns. Same arguments, same list.
+    """`n` problems of one split; without a level, the levels take turns. Same arguments, same list.
+
+    Those of one level are different from each other; a calculation can rarely belong to two levels.
 
     Raises:
         ConfigError: Unknown split or level, no count (a family has no end), or a path (it reads no file).
@@ -206,7 +210,7 @@ def decimal_value(text: str) -> Fraction:
 
 
 def _numbers(text: str) -> list[Fraction]:
-    return [decimal_value(match) for match in NUMBER.findall(text)]
+    return [decimal_value(match) for match in NUMBER.findall(text) if len(match) <= MAX_NUMBER]
 
 
 def baselines(problems: Sequence[Problem], train: Sequence[Problem] | None = None) -> dict[str, float]:
