@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from thinkling.apps.doctor import reinstall
 from thinkling.core import device
 from thinkling.core.device import (
     compute_dtype,
@@ -126,6 +127,13 @@ def test_an_old_driver_that_does_not_know_capabilities_is_asked_again():
     found = nvidia_driver(_smi("Tesla K80, 11441, 470.1\n", knows_capability=False, table=""))
     assert found is not None
     assert (found.cards[0].capability, found.cuda) == ("", "")
+
+
+def test_what_nvidia_smi_does_not_know_is_not_taken_for_a_version():
+    found = nvidia_driver(_smi("Tesla T4, 15360, 550.1, [N/A]\n", table="| CUDA Version: N/A     |"))
+    assert found is not None
+    assert (found.cuda, found.cards[0].capability) == ("", "")
+    assert "pip install" in reinstall(found)
 
 
 def test_without_nvidia_smi_or_with_a_broken_one_there_is_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

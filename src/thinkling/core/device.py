@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -156,8 +157,14 @@ def nvidia_driver(run: Callable[[Sequence[str]], str | None] | None = None) -> D
     rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines() if line.count(",") >= 2]
     _, _, cuda = (ask([]) or "").partition("CUDA Version:")
     version = rows[0][2] if rows else ""
-    cards = tuple(Card(row[0], _mebibytes(row[1]), row[3] if len(row) > 3 else "") for row in rows)
-    return Driver(version, cuda.split()[0] if cuda.split() else "", cards)
+    cards = tuple(Card(row[0], _mebibytes(row[1]), _known(row[3]) if len(row) > 3 else "") for row in rows)
+    return Driver(version, _known(cuda), cards)
+
+
+def _known(text: str) -> str:
+    """The version at the beginning of a text; empty where nvidia-smi writes N/A, as in a container without libcuda."""
+    found = re.match(r"\s*(\d+\.\d+)", text)
+    return found[1] if found else ""
 
 
 def _mebibytes(text: str) -> float:

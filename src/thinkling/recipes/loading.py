@@ -152,6 +152,10 @@ def _check_top(values: Any, where: str) -> None:
             raise ConfigError(tr("unknown key '{key}' in the recipe", key=key), where=where, fix=fix)
     if not values.get("stages"):
         raise ConfigError(tr("this recipe has no stages, so nothing would be done"), where=where, fix=shape)
+    name = values.get("name") or "recipe"
+    if not isinstance(name, str) or name == ".." or Path(name).name != name:
+        fix = tr("use letters, digits, - and _: the name is a folder")
+        raise ConfigError(tr("'{name}' cannot be the name of a recipe", name=name), where=where, fix=fix)
     if not isinstance(values.get("variables") or {}, dict):
         raise ConfigError(tr("variables must be a mapping"), where=where, fix="variables: {model: smollm2-135m}")
 
