@@ -415,6 +415,7 @@ def test_a_long_question_or_answer_is_cut_and_the_rest_counted(tmp_path: Path) -
     )
     assert "9" * (LIMIT + 1) not in html
     assert "… 3,600 more characters" in html
+    assert "… 4,700 more characters" in html  # the reason
 
 
 def test_braces_in_what_a_run_holds_are_said_as_they_are() -> None:
@@ -488,6 +489,13 @@ def test_a_page_in_both_languages_has_a_switch_and_one_in_a_single_language_has_
     assert "language-" not in re.sub(r"<style>.*?</style>", "", alone, flags=re.DOTALL)
     assert '<html lang="zh">' in alone
     assert "Right answers on" not in alone
+
+
+def test_no_interval_of_a_number_of_tokens_goes_below_none(tmp_path: Path) -> None:
+    lengths = [{**item(KINDS[0], i, after=True), "tokens": tokens} for i, tokens in enumerate((1, 60))]
+    page = render(gather(after=write_evaluation(tmp_path / "e", lengths)), PLAIN_PAGE)
+    # Two values, 59 apart, around 30.5: Student's quantile is 12.7, so 30.5 ± 12.7 * 29.5
+    assert "[0–405]" in page
 
 
 def test_a_different_protocol_before_and_after_is_pointed_out(evidence: Evidence) -> None:

@@ -72,7 +72,7 @@ def render(evidence: Evidence, page: Page) -> str:
         "comparisons": sum(line.row.paired is not None for _, lines in blocks for line in lines),
         "marked": lambda item: marked(str(item["completion"]), item.get("equations", []), say),
         "clipped": lambda text, limit=LIMIT: clipped(str(text), say, limit),
-        "reason": lambda text: words.reason(text, say) if len(text) <= LIMIT else clipped(text, say),
+        "reason": lambda text: words.reason(text, say) if len(text) <= 300 else clipped(text, say, 300),
         "visible": visible,
         "near": words.near,
         "keep": lambda text: Markup('<span class="nowrap">{}</span>').format(text),
@@ -157,7 +157,8 @@ def _lengths(evidence: Evidence) -> dict[tuple[str, str], tuple[float, float]]:
             items = evaluation.items if evaluation else ()
             tokens = [float(item["tokens"]) for item in items if item["group"] == group and "tokens" in item]
             if len(tokens) > 1:
-                found[group, moment] = mean_interval(tokens)
+                low, high = mean_interval(tokens)
+                found[group, moment] = max(0.0, low), high
     return found
 
 
