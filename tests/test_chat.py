@@ -9,7 +9,15 @@ from toy_chat import CHATML, LLAMA3, MISTRAL, NAMED, QWEN3, R1, SPECIAL, byte_le
 
 from thinkling.core.errors import DataError, ModelError
 from thinkling.data.types import Conversation, Message
-from thinkling.tokenizer.chat import PrefixError, encode_conversation, encode_prompt, encode_turns, render
+from thinkling.tokenizer.chat import (
+    PrefixError,
+    encode_conversation,
+    encode_prompt,
+    encode_turns,
+    end_of_turn,
+    render,
+)
+from thinkling.tokenizer.tokenizer import Tokenizer
 
 KEEPING = [CHATML, LLAMA3, MISTRAL]  # templates that leave earlier turns as they were
 NAMES = {CHATML: "ChatML", LLAMA3: "Llama 3", MISTRAL: "Mistral", QWEN3: "Qwen3", R1: "R1"}
@@ -230,6 +238,103 @@ def test_learning_a_user_message_is_refused():
 def test_a_template_that_reaches_for_the_program_is_refused(attack: str):
     with pytest.raises(DataError, match="refuses"):
         encode_prompt(byte_level(attack), [Message("user", "a")])
+
+
+ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "loops over a list": "{% set l = range(999) | list %}{% for a in l %}{% for b in l %}{% for c in l %}"
+    "{% endfor %}{% endfor %}{% endfor %}",
+    "loops that are filtered": "{% for a in range(9999) if a < 0 %}{% endfor %}" * 600,
+    "calls": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "a long text": "{{ 'a' * 10 ** 3 * 10 ** 9 }}",
+    "a long product": "{{ 1000000000 * 'a' }}",
+    "powers": "{{ 9 ** 9 ** 9 }}",
+}
+
+
+@pytest.mark.parametrize("template", ENDLESS.values(), ids=ENDLESS.keys())
+def test_a_template_that_would_work_on_without_end_is_stopped(template: str):
+    with pytest.raises(DataError, match=r"without end|takes powers") as caught:
+        encode_prompt(byte_level(template), [Message("user", "a")])
+    assert "authors" in caught.value.fix
+
+
+def test_a_long_conversation_is_no_endless_work():
+    template = "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.content }}{% endfor %}"
+    assert len(render(byte_level(template), [Message("user", "ab")] * 1000, add_generation_prompt=True)) == 2000
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ range(10 ** 1) | first / 0 }}",
+        "{{ range(200000) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    ],
+)
+def test_whatever_goes_wrong_in_a_template_is_told_as_its_refusal(template: str):
+    with pytest.raises(DataError, match="refuses"):
+        encode_prompt(byte_level(template), [Message("user", "a")])
+
+
+@pytest.mark.parametrize("template", ["{% for a in 'b' %}" * 30 + "{% endfor %}" * 30, "{{ " + "(" * 5000])
+def test_a_template_nested_deeper_than_can_be_read_is_refused(template: str):
+    with pytest.raises(ModelError, match="cannot be read"):
+        encode_prompt(byte_level(template), [Message("user", "a")])
+
+
+def test_a_template_that_wants_the_date_is_told_to_fix_it():
+    with pytest.raises(DataError) as caught:
+        encode_prompt(byte_level("{{ strftime_now('%Y') }}"), [Message("user", "a")])
+    assert "fixed date" in caught.value.fix
+
+
+def test_a_template_is_given_what_transformers_gives_it():
+    template = "{{ tools is none }}{{ documents is none }}{{ messages | tojson(ensure_ascii=True, indent=1) }}"
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level(CHATML)._tokenizer, chat_template=template
+    ).apply_chat_template([{"role": "user", "content": "é"}], tokenize=False)
+    assert render(byte_level(template), [Message("user", "é")], add_generation_prompt=False) == theirs
+
+
+# the end of a turn ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, MISTRAL, QWEN3, R1], ids=NAMES.get)
+def test_generation_stops_at_what_the_template_writes_after_an_answer(template: str):
+    tokenizer = byte_level(template)
+    assert end_of_turn(tokenizer) == tokenizer.token_id(str(NAMED[template][1]))
+
+
+def test_an_end_of_turn_that_no_file_names_is_a_stop_all_the_same():
+    forgetful = Tokenizer(
+        {name: content.replace(b'"<|im_end|>"', b"null") for name, content in byte_level(CHATML)._files.items()}
+        | {"tokenizer.json": byte_level(CHATML)._files["tokenizer.json"]},
+        "a toy",
+    )
+    assert forgetful.eos_id is None
+    assert forgetful.stop_ids == (forgetful.token_id("<|im_end|>"),)
+    tokens, weights = encode_conversation(forgetful, talk("a", "b"))
+    assert learnt_runs(tokens, weights)[-1][-1] in forgetful.stop_ids
+
+
+def test_of_two_tokens_after_an_answer_the_first_is_the_end_of_turn():
+    # As Phi-3: "<|end|>" after each turn, and the end of text after the last.
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
+    assert end_of_turn(byte_level(CHATML)) is not None
+    tokenizer = Tokenizer({**byte_level(CHATML)._files, "chat_template.jinja": template.encode()}, "a toy")
+    assert end_of_turn(tokenizer) == tokenizer.token_id("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{% for m in messages %}{{ m.content }}{% endfor %}", "{% if %}", "no more"]
+)
+def test_a_template_that_shows_no_end_of_turn_adds_no_stop(template: str | None):
+    tokenizer = byte_level(template)
+    assert end_of_turn(tokenizer) is None
+    assert tokenizer.stop_ids == (tokenizer.eos_id,)
 
 
 def test_a_template_sees_nothing_behind_the_functions_it_is_given():

@@ -163,6 +163,42 @@ def test_a_damaged_settings_file_is_an_error_that_names_it(tmp_path):
         Tokenizer.load(folder)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"eos_token": 5},
+        {"pad_token": ["<|im_end|>"]},
+        {"bos_token": {"content": 1}},
+        {"chat_template": 5},
+        {"chat_template": [{"name": "default", "template": 5}]},
+    ],
+    ids=str,
+)
+def test_settings_of_the_wrong_kind_are_an_error_that_names_the_file(tmp_path, config):
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json is damaged"):
+        Tokenizer.load(write_folder(tmp_path, **config))
+
+
+@pytest.mark.parametrize("template", [[1, 2], [{"template": "no name"}], []])
+def test_a_list_of_templates_without_a_default_is_no_template(tmp_path, template):
+    assert Tokenizer.load(write_folder(tmp_path, chat_template=template)).chat_template is None
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", [2, "x"], {"a": 1}, [[2]], 2.5])
+def test_an_end_token_that_is_no_number_is_an_error_that_names_the_file(tmp_path, end):
+    folder = write_folder(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(ModelError, match=r"generation_config\.json is damaged"):
+        Tokenizer.load(folder)
+
+
+def test_a_template_file_that_is_no_text_is_an_error_that_names_it(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja is damaged"):
+        Tokenizer.load(folder)
+
+
 def test_a_folder_without_tokenizer_json_says_how_to_get_one(tmp_path):
     with pytest.raises(ModelError) as error:
         Tokenizer.load(tmp_path)

@@ -17,7 +17,8 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Sized
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,7 +26,8 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from thinkling.core.errors import DataError, ModelError
 from thinkling.data.types import Conversation, Message
@@ -35,6 +37,25 @@ if TYPE_CHECKING:
 
 # Planes 15 and 16 are private use throughout: no script and no emoji lives there.
 PRIVATE = range(0xF0000, 0xFFFFD)
+
+MAX_WORK = 5_000_000
+"""Turns of loops, calls, and characters of products in one rendering: a second or two. Real templates go through the
+messages a few times."""
+PROBE = ("Ask-7391.", "Say-5207.")
+"""Question and answer that stand in no template, to see what is written after an answer."""
+
+
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What the expressions of a template can raise."""
 
 
 class PrefixError(DataError):
@@ -51,24 +72,84 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+_work: ContextVar[int] = ContextVar("_work", default=0)
+
+
+def _spend(work: int) -> None:
+    _work.set(_work.get() + work)
+    if _work.get() > MAX_WORK:
+        raise SecurityError("it works on without end")
+
+
+def _counted(items: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(items, Sized):
+        _spend(len(items))
+        return items
+    return _counted_one_by_one(items)
+
+
+def _counted_one_by_one(items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        _spend(1)
+        yield item
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which keeps a template from the program, with a bound on how long it may go on."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None)
+        return tree
+
+    def call(self, context: Context, called: Any, /, *args: Any, **named: Any) -> Any:
+        _spend(1)
+        return super().call(context, called, *args, **named)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise SecurityError("it takes powers")
+        for many, times in ((left, right), (right, left)):
+            if isinstance(many, Sized) and isinstance(times, int):
+                _spend(len(many) * times)
+        return super().call_binop(context, operator, left, right)
+
+
 def _refuse(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As in transformers, whose templates name these arguments."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(template: str) -> jinja2.Template:
     # `strftime_now` is left undefined on purpose: a template that writes today's date makes tomorrow's run another one.
     # Templates that ask whether it is defined (Llama 3.1 and later) then write the fixed date of their authors.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = _to_json
-    return environment.from_string(template)
+    environment.filters["counted"] = _counted
+    try:
+        return environment.from_string(template)
+    except (jinja2.TemplateSyntaxError, SyntaxError, RecursionError, MemoryError) as error:
+        line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else None
+        raise ModelError(
+            f"the chat template cannot be read: {error}",
+            where=f"line {line} of it" if line else "nested deeper than can be read",
+            fix="mend chat_template in tokenizer_config.json",
+        ) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -127,25 +208,31 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], veil: _Veil, *, a
             fix="use the instruct version of the model, or put a chat_template.jinja beside its weights",
         )
     names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    compiled = _compiled(template)
+    _work.set(0)
     try:
-        return _compiled(template).render(
+        return compiled.render(
             messages=[_as_written(template, message, veil) for message in messages],
+            tools=None,  # as transformers has them where there are none: some templates ask whether they are none
+            documents=None,
             add_generation_prompt=add_generation_prompt,
             **{name: tokenizer.token_text(token) for name, token in names.items() if token is not None},
         )
-    except jinja2.TemplateSyntaxError as error:
-        raise ModelError(
-            f"the chat template cannot be read: {error.message}",
-            where=f"line {error.lineno} of it",
-            fix="mend chat_template in tokenizer_config.json",
-        ) from error
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except TEMPLATE_ERRORS as error:
         roles = ", ".join(message.role for message in messages)
         raise DataError(
             f"the model's chat template refuses these messages: {error}",
             where=f"a conversation of {roles}",
-            fix="bring the messages into the order the model was trained on, usually user and assistant in turn",
+            fix=_mend(error),
         ) from error
+
+
+def _mend(error: Exception) -> str:
+    if isinstance(error, SecurityError):
+        return "use the template that the model's authors give: this one does what no template needs"
+    if "strftime_now" in str(error):
+        return "write a fixed date in place of strftime_now(...) into the template"
+    return "bring the messages into the order the model was trained on, usually user and assistant in turn"
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -157,6 +244,24 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_
     """
     veil = _veil(tokenizer, [text for m in messages for text in (m.content, m.reasoning or "")])
     return veil.lift(_render(tokenizer, messages, veil, add_generation_prompt=add_generation_prompt))
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int | None:
+    """The special token that the template writes next after what an assistant has said.
+
+    It is what training teaches the model to say last, whatever the folder's files name as the end. None where there is
+    no template, or one that writes no special token there; one that cannot be rendered is told when it is used.
+    """
+    if not tokenizer.chat_template:
+        return None
+    question, answer = PROBE
+    try:
+        text = render(tokenizer, [Message("user", question), Message("assistant", answer)], add_generation_prompt=False)
+    except (ModelError, DataError):
+        return None
+    place = text.rfind(answer)
+    found = _specials(tokenizer).search(text, place) if place >= 0 else None
+    return tokenizer.token_id(found[0]) if found else None
 
 
 def _after_end_of_turn(pattern: re.Pattern[str], spoken: str) -> int:

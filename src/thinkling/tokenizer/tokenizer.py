@@ -45,8 +45,7 @@ class Tokenizer:
         self.eos_id = self._named("eos_token")
         self.pad_id = self._named("pad_token")
         self.chat_template: str | None = self._chat_template()
-        self.stop_ids: tuple[int, ...] = self._stop_ids()
-        """The tokens that end a completion: end of text, and end of turn where generation_config.json names it."""
+        self._ends = self._named_ends()
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -110,6 +109,19 @@ class Tokenizer:
         return 4 * longest if normalizer == "NFC" else longest
 
     @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion: each that the files name as an end, and the chat template's end of turn.
+
+        The last one belongs to them by the template alone: a model taught with it says it, and a folder that forgets to
+        name it would let the model speak on to the limit.
+        """
+        # Imported here, for the template needs a tokenizer and is needed by few of its users.
+        from thinkling.tokenizer.chat import end_of_turn
+
+        turn = end_of_turn(self)
+        return tuple(dict.fromkeys([*self._ends, *([] if turn is None else [turn])]))
+
+    @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         # A second one, for the switch is a state of the tokenizer and two threads may encode at the same time.
         tokenizer = self._build()
@@ -134,23 +146,33 @@ class Tokenizer:
         except (ValueError, TypeError, RecursionError) as error:
             raise self._damaged(name, error) from error
 
-    def _damaged(self, name: str, error: Exception) -> ModelError:
+    def _damaged(self, name: str, error: Exception | str) -> ModelError:
         return ModelError(f"{name} is damaged: {error}", where=self._where, fix="fetch the model again")
 
     def _named(self, key: str) -> int | None:
         value = self._config.get(key) or self._json("special_tokens_map.json").get(key)
         name = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(name, str | None):
+            raise self._damaged("tokenizer_config.json", f"its {key} is {name!r}")
         return None if name is None else self._tokenizer.token_to_id(name)
 
     def _chat_template(self) -> str | None:
-        if "chat_template.jinja" in self._files:
-            return self._files["chat_template.jinja"].decode("utf-8")
+        try:
+            if "chat_template.jinja" in self._files:
+                return self._files["chat_template.jinja"].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged("chat_template.jinja", error) from error
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several named templates; the one for chats is called "default"
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        if not isinstance(template, str | None):
+            raise self._damaged("tokenizer_config.json", "its chat_template is no text")
         return template
 
-    def _stop_ids(self) -> tuple[int, ...]:
+    def _named_ends(self) -> tuple[int, ...]:
         given = self._generation.get("eos_token_id")
-        more = given if isinstance(given, list) else [given]
-        return tuple(dict.fromkeys(number for number in [self.eos_id, *more] if number is not None))
+        ends = [self.eos_id, *(given if isinstance(given, list) else [given])]
+        if not all(isinstance(number, int | None) for number in ends):
+            raise self._damaged("generation_config.json", f"its eos_token_id is {given!r}")
+        return tuple(dict.fromkeys(number for number in ends if number is not None))
