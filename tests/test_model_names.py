@@ -1,13 +1,15 @@
 """What may be written where a model is wanted, and what each name comes to."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from thinkling.apps.models import facts_of
 from thinkling.core.errors import ModelError
@@ -141,7 +143,9 @@ def test_a_gguf_file_is_unpacked_once_and_again_when_it_changed(tmp_path, monkey
 
     def convert(path: Path, folder: Path, **_: object) -> None:
         calls.append(path)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (folder / name).touch()
 
     monkeypatch.setattr("thinkling.model.gguf.convert", convert)
     monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))
@@ -154,6 +158,9 @@ def test_a_gguf_file_is_unpacked_once_and_again_when_it_changed(tmp_path, monkey
     file.write_bytes(b"GGUF, another")
     assert resolve(str(file)) != first
     assert len(calls) == 2
+    (first.parent / resolve(str(file)).name / "model.safetensors").unlink()  # as the error of a damaged one says to do
+    resolve(str(file))
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -182,7 +189,7 @@ def test_a_mistyped_alias_is_answered_with_the_closest():
     assert error.value.fix == "did you mean 'smollm2-135m'?"
 
 
-@pytest.mark.parametrize("name", ["./missing", "missing/", "/missing/too", "a/b/c", "", "~/missing"])
+@pytest.mark.parametrize("name", ["./missing", "missing/", "/missing/too", "a/b/c", "", "~/missing", "a" * 300])
 def test_a_path_that_is_not_there_is_never_taken_for_a_hub_id(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -233,6 +240,28 @@ def test_a_hub_that_is_not_reached_is_a_clear_error(monkeypatch, tmp_path):
         resolve("org/name")
     assert "HF_ENDPOINT" in error.value.fix
     assert "smollm2-135m" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (httpx.RemoteProtocolError("peer closed connection"), "was not reached for 'org/name': peer closed"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left to fetch 'org/name'"),
+        (HFValidationError("Repo id must be"), "is no hub id: Repo id must be"),
+    ],
+)
+def test_a_hub_download_that_dies_is_told_for_what_it_died_of(monkeypatch, tmp_path, error, words):
+    def download(name: str, **_: object) -> str:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelError, match=words):
+        resolve("org/name")
+
+
+def test_whether_an_impossible_hub_id_is_at_hand_is_left_to_the_error_of_resolving_it():
+    assert names.at_hand("org/a--b")
 
 
 def test_a_hub_model_of_pickles_alone_is_refused(monkeypatch, tmp_path):

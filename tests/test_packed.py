@@ -33,6 +33,24 @@ def test_a_reordered_product_has_the_bits_of_the_plain_one(rows):
     assert torch.equal(packed._prepacked(weight, None)(x), F.linear(x, weight))
 
 
+def refusing(weight, bias):
+    raise RuntimeError("no such operator")
+
+
+@pytest.mark.parametrize(
+    ("private", "trusted"),
+    [
+        (lambda weight, bias: lambda x: F.linear(x, weight), True),
+        (lambda weight, bias: lambda x: F.linear(x, weight) * (1 + 2**-7), False),  # the last bit of bf16
+        (refusing, False),
+    ],
+    ids=["agrees", "differs", "is not there"],
+)
+def test_the_private_operators_are_trusted_only_where_they_give_the_plain_ones_bits(monkeypatch, private, trusted):
+    monkeypatch.setattr(packed, "_prepacked", private)
+    assert can_prepack.__wrapped__() is trusted  # around the cache, which holds the answer of this machine
+
+
 @torch.no_grad()
 def test_without_the_private_operators_the_plain_ones_serve(tiny_model):
     tokens, positions, starts = torch.arange(9), torch.arange(9), torch.tensor([0, 9])

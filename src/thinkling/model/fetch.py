@@ -50,12 +50,20 @@ def fetch_wheel(package: str, target: Path, sha256: str, n_bytes: int, progress:
                 address = find_address(client, index_url(), package, target.name)
                 _fetch_rest(client, address, partial, n_bytes, progress)
                 break
-            except httpx.TransportError as error:
-                if attempt == ATTEMPTS - 1:
+            except httpx.HTTPStatusError as error:
+                said = f"{_public(error.request.url)} answered {error.response.status_code}"
+                raise unreachable(target.name, said) from error
+            except (
+                httpx.HTTPError,
+                httpx.InvalidURL,
+                ValueError,
+            ) as error:  # ValueError: a link of the index that is none
+                is_passing = isinstance(error, httpx.TransportError) and not isinstance(
+                    error, httpx.UnsupportedProtocol
+                )
+                if not is_passing or attempt == ATTEMPTS - 1:
                     raise unreachable(target.name, _what(error)) from error
                 time.sleep(PAUSE_S * 2**attempt)
-            except httpx.HTTPStatusError as error:
-                raise unreachable(target.name, f"{error.request.url} answered {error.response.status_code}") from error
     _accept(partial, target, sha256)
 
 
@@ -71,6 +79,11 @@ def _accept(partial: Path, target: Path, sha256: str) -> None:
 
 def _what(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _public(address: httpx.URL) -> httpx.URL:
+    """Without the name and password that an index's address may hold."""
+    return address.copy_with(userinfo=b"")
 
 
 def index_url() -> str:
@@ -94,15 +107,17 @@ def find_address(client: httpx.Client, index: str, package: str, file_name: str)
     for address in addresses:
         if unquote(urlsplit(address).path).rsplit("/", 1)[-1] == file_name:
             return urldefrag(address).url
-    raise unreachable(file_name, f"{page} does not list it")
+    raise unreachable(file_name, f"{_public(httpx.URL(page))} does not list it")
 
 
 def _json_links(text: str) -> list[str]:
     try:
         return [str(file["url"]) for file in json.loads(text)["files"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
-            "the package index sent a page that cannot be read", where=index_url(), fix="check PIP_INDEX_URL"
+            "the package index sent a page that cannot be read",
+            where=str(_public(httpx.URL(index_url()))),
+            fix="check PIP_INDEX_URL",
         ) from error
 
 

