@@ -53,15 +53,11 @@ def fetch_wheel(package: str, target: Path, sha256: str, n_bytes: int, progress:
             except httpx.HTTPStatusError as error:
                 said = f"{_public(error.request.url)} answered {error.response.status_code}"
                 raise unreachable(target.name, said) from error
-            except (
-                httpx.HTTPError,
-                httpx.InvalidURL,
-                ValueError,
-            ) as error:  # ValueError: a link of the index that is none
-                is_passing = isinstance(error, httpx.TransportError) and not isinstance(
-                    error, httpx.UnsupportedProtocol
-                )
-                if not is_passing or attempt == ATTEMPTS - 1:
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
+                # An address that is none, the user's or one that the index lists: it would be none again.
+                raise unreachable(target.name, _what(error)) from error
+            except httpx.HTTPError as error:
+                if attempt == ATTEMPTS - 1:
                     raise unreachable(target.name, _what(error)) from error
                 time.sleep(PAUSE_S * 2**attempt)
     _accept(partial, target, sha256)
