@@ -7,7 +7,8 @@ An operation is one chain of equal expressions on one line, the operation first 
     47 * 6 = 40 * 6 + 7 * 6 = 240 + 42 = 282          the places of one factor times those of the other
     282 / 6 = 240 / 6 + 42 / 6 = 40 + 7 = 47          the dividend cut where the quotient has its places
 
-What is known by heart is not taken apart: sums and differences up to 20, the tables up to 10. Everything is exact.
+What is known by heart is not taken apart: the sums of two numbers up to 10, the differences that undo them, the tables
+up to 10. All else follows one rule, so that there is little to know and nothing to decide. Everything is exact.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-KNOWN_SUM = 20
-"""Sums and differences inside this are one fact, not a calculation."""
-KNOWN_FACTOR = 10
-"""Products and quotients of numbers up to this are one fact."""
+KNOWN = 10
+"""Two numbers up to this, their sum or product, and what undoes it, are one fact, not a calculation."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,13 @@ def _without_repeats(expressions: list[str]) -> list[str]:
 def _taken_apart(left: int, operator: str, right: int, result: int) -> list[str]:
     """The expressions between the operation and its result."""
     if operator == "+":
-        return [] if result <= KNOWN_SUM else _sum_by_places(left, right)
+        return [] if max(left, right) <= KNOWN else _sum_by_places(left, right)
     if operator == "-":
-        return [] if left <= KNOWN_SUM else _difference_by_places(left, right)
+        return [] if max(right, result) <= KNOWN else _difference_by_places(left, right)
     if operator == "*":
-        return [] if max(left, right) <= KNOWN_FACTOR else _product_by_places(left, right)
+        return [] if max(left, right) <= KNOWN else _product_by_places(left, right)
     if operator == "/":
-        return [] if max(right, result) <= KNOWN_FACTOR else _quotient_by_places(right, result)
+        return [] if max(right, result) <= KNOWN else _quotient_by_places(right, result)
     return []
 
 

@@ -23,7 +23,7 @@ SOURCE = "https://github.com/openai/grade-school-math"
 LICENCE = "MIT"
 VERIFIER = "number"
 LANGUAGE = "en"
-PROMPT = "{question}\n\nThink step by step. End with a line of #### and the number."
+PROMPT = "Think step by step. End with a line of #### and the number.\n\n{question}"
 EVAL_ONLY_SPLITS = ("test",)
 
 FILES = {"train": "gsm8k_train.jsonl", "validation": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"}

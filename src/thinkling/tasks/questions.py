@@ -21,7 +21,7 @@ SOURCE = "a file of your own"
 LICENCE = "as the file's"
 VERIFIER = "number"
 LANGUAGE = "en"
-PROMPT = "{question}\n\nThink step by step. End with a line of #### and the number."
+PROMPT = "Think step by step. End with a line of #### and the number.\n\n{question}"
 EVAL_ONLY_SPLITS = ("test", "all")
 
 QUESTION_KEYS = ("question", "prompt", "problem")
