@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError
+from thinkling.engine import generate
 from thinkling.engine.generate import Engine, Request, Sampling, _draw, _inverse_cdf, _Live, uniform_number
 from thinkling.model.attend import PackedAttend
 
@@ -47,6 +48,19 @@ def test_greedy_decoding_equals_full_forwards_whatever_the_company(tiny_model, t
         assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
         assert completion.finish_reason == ("stop" if tokens[-1] in tokenizer.stop_ids else "length")
         assert completion.prompt_tokens == len(request.tokens)
+
+
+def test_no_forward_pass_takes_more_prompt_tokens_than_its_limit(tiny_model, tokenizer, monkeypatch):
+    requests = [Request(p, GREEDY) for p in prompts()]
+    wanted = [c.tokens for c in Engine(tiny_model, tokenizer).generate(requests)]
+    monkeypatch.setattr(generate, "PREFILL_TOKENS", 10)
+    engine, sizes = Engine(tiny_model, tokenizer), []
+    given = []
+    for states in engine._steps(requests):
+        sizes.append(sum(len(live.request.tokens) for live in states if len(live.tokens) == 1))
+        given += [live for live in states if live.finish is not None]
+    assert max(sizes) <= max(10, *(len(p) for p in prompts()))
+    assert [tuple(live.tokens) for live in sorted(given, key=lambda live: live.index)] == wanted
 
 
 def test_sampled_completions_depend_on_their_seed_and_on_nothing_else(tiny_model, tokenizer):

@@ -26,6 +26,8 @@ from thinkling.model.decoder import Decoder
 from thinkling.model.packed import pack
 from thinkling.tokenizer.tokenizer import Tokenizer
 
+PREFILL_TOKENS = 16_384
+"""Prompt tokens computed in one forward pass: 64 prompts of a task together, and no more memory for long ones."""
 LOWEST_TEMPERATURE = 1e-3
 """Below it logits divided by the temperature overflow fp32; 0 says greedy."""
 
@@ -167,8 +169,7 @@ class Engine:
         while waiting or any(rows):
             free = [b for b, live in enumerate(rows) if live is None]
             if waiting and (len(free) >= max(slots // 8, 1) or len(free) == slots):
-                entering = [(b, *waiting.pop(0)) for b in free[: len(waiting)]]
-                yield self._enter(entering, rows, cache, pending, lengths)
+                yield self._enter(_entering(free, waiting), rows, cache, pending, lengths)
                 continue
             if not waiting and len(free) >= max(slots // 4, 1):
                 kept = torch.tensor([b for b, live in enumerate(rows) if live is not None])
@@ -197,6 +198,7 @@ class Engine:
         lengths: Tensor,
     ) -> list[_Live]:
         """Prefill prompts into free slots and draw each one's first token."""
+        began = time.monotonic()
         sizes = torch.tensor([len(request.tokens) for _, _, request in entering])
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
         self._make_room(cache, int(sizes.max()), [request for _, _, request in entering])
@@ -204,7 +206,6 @@ class Engine:
         positions = torch.cat([torch.arange(int(n)) for n in sizes])
         attend = PrefillAttend(cache, starts, [b for b, _, _ in entering])
         hidden = self.packed(tokens.to(self.model.device), positions.to(self.model.device), attend)  # (N, D)
-        began = time.monotonic()
         for b, index, request in entering:
             rows[b] = _Live(index, request, began)
             lengths[b] = len(request.tokens)
@@ -298,6 +299,18 @@ class Engine:
     def _make_room(self, cache: KeyValueCache, needed: int, requests: Sequence[Request]) -> None:
         if needed > cache.capacity:
             cache.grow(min(max(needed, cache.capacity * 3 // 2), max(self._longest(requests), needed)))
+
+
+def _entering(free: Sequence[int], waiting: list[tuple[int, Request]]) -> list[tuple[int, int, Request]]:
+    """(slot, index, request) of those that are prefilled together: at least one, then as many as the limit allows."""
+    chosen: list[tuple[int, int, Request]] = []
+    tokens = 0
+    for slot in free:
+        if not waiting or (chosen and tokens + len(waiting[0][1].tokens) > PREFILL_TOKENS):
+            break
+        chosen.append((slot, *waiting.pop(0)))
+        tokens += len(chosen[-1][2].tokens)
+    return chosen
 
 
 def _overlap(text: str, stop: str) -> int:
