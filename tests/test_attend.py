@@ -77,7 +77,7 @@ def test_no_product_is_larger_than_the_element_budget(monkeypatch):
     monkeypatch.setattr(attend, "BUCKET_ELEMENTS", 3 * 6 * 20**2)
     _, starts = inputs([20] * 8)
     segments = attend._segments(starts.tolist(), ())
-    assert [len(bucket.places) for bucket in attend._buckets(segments, heads=6)] == [3, 3, 2]
+    assert [len(bucket.places) for bucket in attend._buckets(segments, heads=6, kv_heads=2)] == [3, 3, 2]
 
 
 trees = st.lists(st.tuples(st.integers(1, 40), st.integers(-1, 6)), min_size=1, max_size=7).map(

@@ -72,10 +72,16 @@ class MasterAdamW:
         return id(parameter) in self._places
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
-        """Add a gradient of any dtype to a parameter's sum."""
+        """Add a gradient of any dtype to a parameter's sum; a sparse one touches the rows it has, and no others."""
         place = self._places[id(parameter)]
         total = self.masters[place].grad
         assert total is not None
+        if gradient.is_sparse:
+            if self._is_empty[place]:
+                total.zero_()
+            total.index_add_(0, gradient._indices()[0], gradient._values().to(total.dtype))
+            self._is_empty[place] = False
+            return
         # The first one overwrites the old sum: one pass over memory instead of three.
         if self._is_empty[place]:
             total.copy_(gradient)

@@ -56,7 +56,7 @@ class PackedAttend:
         if way == "varlen":
             return _varlen(q, k, v, self.segments)
         if self._buckets is None:
-            self._buckets = _buckets(self.segments, heads=q.shape[1])
+            self._buckets = _buckets(self.segments, heads=q.shape[1], kv_heads=k.shape[1])
         return _products(q, k, v, self._buckets)
 
 
@@ -157,6 +157,10 @@ class _Bucket:
     """(C,) which of the B*m key cells belong to a prefix."""
     owners: Tensor
     """(C,) places of their tokens."""
+    query_rows: Tensor
+    """(B*K*G*n,) rows of q (N*H, E) that fold to (B*K, G*n, E)."""
+    key_rows: Tensor
+    """(B*K*m,) rows of k (N*K, E) that fold to (B*K, m, E)."""
 
 
 def _rows(places: Tensor, kv_heads: int, group: int) -> Tensor:
@@ -165,7 +169,7 @@ def _rows(places: Tensor, kv_heads: int, group: int) -> Tensor:
     return (places[:, None, None, :] * (kv_heads * group) + heads).flatten()
 
 
-def _buckets(segments: list[_Segment], heads: int) -> list[_Bucket]:
+def _buckets(segments: list[_Segment], heads: int, kv_heads: int) -> list[_Bucket]:
     """Segments sorted by length and cut where the longest would exceed the shortest by BUCKET_RATIO.
 
     A segment that sees more than PRODUCTS_UP_TO is alone: SDPA takes it as it is.
@@ -178,14 +182,14 @@ def _buckets(segments: list[_Segment], heads: int) -> list[_Bucket]:
             full = (len(members) + 1) * heads * segment.length * longest > BUCKET_ELEMENTS
             uneven = segment.length > max(members[0].length * BUCKET_RATIO, 32)
             if full or uneven or longest > PRODUCTS_UP_TO:
-                buckets.append(_bucket(members))
+                buckets.append(_bucket(members, heads, kv_heads))
                 members = []
         members.append(segment)
-    buckets.append(_bucket(members))
+    buckets.append(_bucket(members, heads, kv_heads))
     return buckets
 
 
-def _bucket(members: list[_Segment]) -> _Bucket:
+def _bucket(members: list[_Segment], heads: int, kv_heads: int) -> _Bucket:
     lengths = torch.tensor([one.length for one in members]).unsqueeze(1)  # (B, 1)
     seen_lengths = torch.tensor([one.n_seen for one in members]).unsqueeze(1)  # (B, 1)
     before = seen_lengths - lengths
@@ -210,6 +214,8 @@ def _bucket(members: list[_Segment]) -> _Bucket:
         own=(~inherits & (key_cells < seen_lengths)).flatten().nonzero().squeeze(1),
         inherited=inherits.flatten().nonzero().squeeze(1),
         owners=seen[inherits],
+        query_rows=_rows(places, kv_heads, heads // kv_heads),
+        key_rows=_rows(seen, kv_heads, 1),
     )
 
 
@@ -236,7 +242,7 @@ class _Products(torch.autograd.Function):
                 kept.append(None)
                 continue
             p = _probabilities(q, k, bucket)  # (B*K, G*n, m)
-            whole = torch.bmm(p, _fold(v, 1, bucket.seen))  # (B*K, G*n, E)
+            whole = torch.bmm(p, _fold_keys(v, bucket))  # (B*K, G*n, E)
             out.index_copy_(0, bucket.tokens, _cells(whole, q.shape[1], bucket.places.shape, bucket.real))
             kept.append(p if bucket.seen.shape[1] <= KEEP_PROBABILITIES_UP_TO else None)
         ctx.buckets = buckets
@@ -265,12 +271,16 @@ class _Products(torch.autograd.Function):
         return d_q, d_k, d_v, None
 
 
-def _fold(x: Tensor, group: int, places: Tensor) -> Tensor:
-    """The cells (B, n) of x (N, K*G, E) as (B*K, G*n, E)."""
-    b, n = places.shape
-    heads, e = x.shape[1], x.shape[2]
-    rows = x.reshape(-1, e).index_select(0, _rows(places, heads // group, group))
-    return rows.view(b * heads // group, group * n, e)
+def _fold_queries(x: Tensor, kv_heads: int, bucket: _Bucket) -> Tensor:
+    """The query cells of x (N, H, E) as (B*K, G*n, E)."""
+    rows = x.reshape(-1, x.shape[2]).index_select(0, bucket.query_rows)
+    return rows.view(len(bucket.places) * kv_heads, -1, x.shape[2])
+
+
+def _fold_keys(x: Tensor, bucket: _Bucket) -> Tensor:
+    """The key cells of x (N, K, E) as (B*K, m, E)."""
+    rows = x.reshape(-1, x.shape[2]).index_select(0, bucket.key_rows)
+    return rows.view(len(bucket.seen) * x.shape[1], -1, x.shape[2])
 
 
 def _chosen(cells: Tensor, chosen: Tensor) -> Tensor:
@@ -279,7 +289,7 @@ def _chosen(cells: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _cells(folded: Tensor, heads: int, shape: torch.Size, chosen: Tensor | None) -> Tensor:
-    """What `_fold` folded, (B*K, G*n, E) of `shape` (B, n), as (B*n, heads, E), or the chosen of these cells."""
+    """What was folded, (B*K, G*n, E) of `shape` (B, n), as (B*n, heads, E), or the chosen of these cells."""
     b, n = shape
     cells = folded.view(b, heads, n, -1).transpose(1, 2).reshape(b * n, heads, -1)
     return cells if chosen is None else _chosen(cells, chosen)
@@ -290,8 +300,8 @@ def _probabilities(q: Tensor, k: Tensor, bucket: _Bucket) -> Tensor:
     b, n = bucket.places.shape
     heads, kv_heads, e = q.shape[1], k.shape[1], q.shape[2]
     group = heads // kv_heads
-    queries = _fold(q, group, bucket.places).mul_(e**-0.5)
-    scores = torch.bmm(queries, _fold(k, 1, bucket.seen).transpose(1, 2))
+    queries = _fold_queries(q, kv_heads, bucket).mul_(e**-0.5)
+    scores = torch.bmm(queries, _fold_keys(k, bucket).transpose(1, 2))
     future = bucket.future[:, None, None]  # (B or 1, 1, 1, n, m)
     scores.view(b, kv_heads, group, n, -1).masked_fill_(future, float("-inf"))
     p = torch.softmax(scores, dim=-1)
@@ -309,14 +319,13 @@ def _bucket_backward(
         return _long_backward(q, k, v, d_out, bucket)
     p = kept if kept is not None else _probabilities(q, k, bucket)  # (B*K, G*n, m)
     heads, kv_heads = q.shape[1], k.shape[1]
-    group = heads // kv_heads
-    d_o = _fold(d_out, group, bucket.places)  # (B*K, G*n, E)
+    d_o = _fold_queries(d_out, kv_heads, bucket)  # (B*K, G*n, E)
     d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, m, E), summed over the group by the product
-    d_p = torch.bmm(d_o, _fold(v, 1, bucket.seen).transpose(1, 2))  # (B*K, G*n, m)
+    d_p = torch.bmm(d_o, _fold_keys(v, bucket).transpose(1, 2))  # (B*K, G*n, m)
     d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
     d_scores *= q.shape[2] ** -0.5
-    d_q = torch.bmm(d_scores, _fold(k, 1, bucket.seen))  # (B*K, G*n, E)
-    d_k = torch.bmm(d_scores.transpose(1, 2), _fold(q, group, bucket.places))  # (B*K, m, E)
+    d_q = torch.bmm(d_scores, _fold_keys(k, bucket))  # (B*K, G*n, E)
+    d_k = torch.bmm(d_scores.transpose(1, 2), _fold_queries(q, kv_heads, bucket))  # (B*K, m, E)
     return (
         _cells(d_q, heads, bucket.places.shape, bucket.real),
         _cells(d_k, kv_heads, bucket.seen.shape, None),

@@ -96,7 +96,8 @@ class Layers(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        # A sparse gradient: the N rows of this step, added up in fp32 by the optimizer, instead of all V in bf16.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width, sparse=True)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
 
