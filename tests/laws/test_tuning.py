@@ -19,6 +19,13 @@ from thinkling.model.packed import pack
 ENTRIES = shelf.names("tuning")
 VARIANTS: dict[str, list[dict[str, object]]] = {
     "freeze": [{}, {"layers": 1}, {"embedding": False, "layers": 1}],
+    "lora": [
+        {},
+        {"rslora": True},
+        {"dora": True, "alpha": 4.0},
+        {"dora": True, "rslora": True, "rank": 3},
+        {"targets": ["q_proj", "layers.1.mlp.up_proj"], "rank": 2},
+    ],
 }
 """Settings of an entry to try beside its defaults."""
 CASES = [{"method": name, **settings} for name in ENTRIES for settings in VARIANTS.get(name, [{}])]
@@ -62,7 +69,7 @@ def disturb(model: Decoder) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
-def train(model: Decoder, steps: int = 2) -> None:
+def train(model: Decoder, steps: int = 5) -> None:
     """A few plain steps through the head, as the loop takes them."""
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for _ in range(steps):

@@ -119,7 +119,9 @@ def load_adapter(model: Decoder, folder: Path) -> None:
     wanted = {stored_name(n, is_peft): p for n, p in model.named_parameters() if p.requires_grad}
     found = _read(folder / ADAPTER_WEIGHTS)
     faults = [tr("it lacks {name}", name=name) for name in wanted if name not in found]
-    faults += [tr("it holds {name}, which its settings do not promise", name=name) for name in found if name not in wanted]
+    faults += [
+        tr("it holds {name}, which its settings do not promise", name=name) for name in found if name not in wanted
+    ]
     faults += [
         tr("{name} has the shape {shape} instead of {wanted}", name=n, shape=tuple(t.shape), wanted=tuple(p.shape))
         for n, t in found.items()

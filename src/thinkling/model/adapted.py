@@ -58,3 +58,10 @@ def _plain(linear: AdaptedLinear) -> nn.Linear:
     out.weight = nn.Parameter(weight)
     out.bias = None if bias is None else nn.Parameter(bias)
     return out
+
+
+def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The matrices of the blocks by full name: what an adapter can cover. Embedding and head are not among them, for
+    they are read without being called."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: module for name, module in found.items() if name.startswith("model.layers.")}
