@@ -38,7 +38,7 @@ def _load_tuned(name: str, folder: Path, progress: Progress) -> tuple[Decoder, T
     """The base model of an adapter with the adapter on it.
 
     Raises:
-        ModelError: The base is not to be had, is not the one that the adapter was trained on, or the adapter is damaged.
+        ModelError: The base is not to be had or is not the one that it was trained on, or the adapter is damaged.
     """
     base = read_record(folder)["base"]
     model, _, identity = load_plain(str(base["name"]), progress)

@@ -28,7 +28,7 @@ MERGES = True
 
 FEW_ROWS, FEW_ROWS_RANK = 10_000, 16
 MANY_ROWS, MANY_ROWS_RANK = 100_000, 32
-"""Ranks that practitioners report: up to 10k rows a rank above 16 learns them by heart, from 100k on 32 is the least."""
+"""What practitioners report: up to 10k rows a rank above 16 learns them by heart; from 100k on, 32 is the least."""
 LARGEST_SCALE = 4.0
 """alpha / r beyond which the usual learning rates are too high."""
 
