@@ -1,4 +1,4 @@
-"""Tuning within the stage sft: told before, trained alone, saved small, resumed exactly, and opened by the run folder."""
+"""Tuning within the stage sft: told before, trained alone, saved small, resumed exactly, opened by the run folder."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_plan_tells_coverage_share_scale_and_advice(settings, tmp_path):
     trained = 2 * 2 * (96 + 64 + 64 + 96 + 128 + 128 + 128)
     assert plan["trainable_parameters"] == trained
     assert plan["tuning"]["share_trained"] == trained / plan["parameters"]
-    assert (plan["tuning"]["rank"], plan["tuning"]["scale"]) == (2, 10.0)
+    assert plan["tuning"]["facts"] == {"rank": 2, "scale": 10.0}
     assert {(c["kind"], c["count"], c["of"]) for c in plan["tuning"]["covered"]} == {
         (f"{kind}_proj", 2, 2) for kind in ("q", "k", "v", "o", "gate", "up", "down")
     }
@@ -192,8 +192,8 @@ def test_the_plan_tells_coverage_share_scale_and_advice(settings, tmp_path):
     assert plan["tuning"]["advice"][0] in notes.said
     words = sft.plan_in_words(plan)
     assert words["trainable"].startswith(f"{trained:,} of {plan['parameters']:,} parameters")
-    assert "q_proj in 2 of 2 layers" in words["covers"]
-    assert "scaled by 10" in words["scale"]
+    assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in 2 of 2 layers" == words["covers"]
+    assert (words["rank"], words["scale"]) == ("2", "10")
 
 
 def test_a_rank_above_the_width_is_refused_before_the_weights_are_loaded(settings, tmp_path):

@@ -7,7 +7,7 @@ and how deep the backward pass has to go to reach the lowest of them. No method 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ class Coverage:
             "share_trained": self.share,
             "backward_layers": self.backward_layers,
             "covered": [{"kind": c.kind, "count": c.count, "of": c.of, "parameters": c.trained} for c in self.covered],
-            **self.facts,
+            "facts": dict(self.facts),
         }
 
 
@@ -172,16 +172,18 @@ def in_words(found: Mapping[str, Any], trained: int, parameters: int, n_layers: 
     """The account as a person reads it, from `Coverage.as_dict`."""
     counts = {"n": f"{trained:,}", "all": f"{parameters:,}", "share": f"{100 * found['share_trained']:.2f}"}
     words = {"trainable": tr("{n} of {all} parameters ({share} %), {method}", **counts, method=found["method"])}
-    words["covers"] = tr(", ").join(_covered_in_words(item) for item in found["covered"])
-    if "scale" in found:
-        words["scale"] = tr("rank {rank}, correction scaled by {scale}", rank=found["rank"], scale=found["scale"])
+    words["covers"] = "; ".join(_covered_in_words(found["covered"]))
+    words |= {name: f"{value:g}" for name, value in found["facts"].items()}
     if found["backward_layers"] < n_layers:
         text = "through the upper {n} of {all} layers; nothing below is computed"
         words["backward pass"] = tr(text, n=found["backward_layers"], all=n_layers)
     return words
 
 
-def _covered_in_words(item: Mapping[str, Any]) -> str:
-    if item["of"] == 1:
-        return str(item["kind"])
-    return tr("{kind} in {count} of {of} layers", kind=item["kind"], count=item["count"], of=item["of"])
+def _covered_in_words(covered: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Kinds that are trained in equally many layers are told together."""
+    said = []
+    for count, of in dict.fromkeys((item["count"], item["of"]) for item in covered):
+        kinds = tr(", ").join(item["kind"] for item in covered if (item["count"], item["of"]) == (count, of))
+        said.append(kinds if of == 1 else tr("{kinds} in {count} of {of} layers", kinds=kinds, count=count, of=of))
+    return said

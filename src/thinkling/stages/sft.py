@@ -246,6 +246,8 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
         ModelError: There is no such model.
     """
     folder = resolve(model, progress)
+    shape = read_config(folder)
+    found = coverage(shape, config.tuning)  # a method that does not fit is refused before the rows are read
     prepared = prepare_data(config, Tokenizer.load(folder), progress)
     for line in prepared.report.lines():
         progress.note(line)
@@ -253,8 +255,6 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
     steps = config.max_steps or max(1, round(loader.n_batches(1) * (config.num_train_epochs or 0)))
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
-    shape = read_config(folder)
-    found = coverage(shape, config.tuning)
     for line in advice(config.tuning, len(prepared.rows)):
         progress.note(line)
     plan = make_plan(config, prepared, shape, loader, steps, peak, found)
