@@ -192,7 +192,7 @@ def test_the_plan_tells_coverage_share_scale_and_advice(settings, tmp_path):
     assert plan["tuning"]["advice"][0] in notes.said
     words = sft.plan_in_words(plan)
     assert words["trainable"].startswith(f"{trained:,} of {plan['parameters']:,} parameters")
-    assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in 2 of 2 layers" == words["covers"]
+    assert words["covers"] == "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in 2 of 2 layers"
     assert (words["rank"], words["scale"]) == ("2", "10")
 
 
