@@ -56,7 +56,7 @@ def _plain(linear: AdaptedLinear) -> nn.Linear:
     with torch.device("meta"):  # shapes without memory: the tensors come from the merge
         out = nn.Linear(linear.in_features, linear.out_features, bias=bias is not None)
     out.weight = nn.Parameter(weight)
-    out.bias = None if bias is None else nn.Parameter(bias)
+    out.register_parameter("bias", None if bias is None else nn.Parameter(bias))
     return out
 
 
