@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
-from thinkling.core import known_names
+from thinkling.core import known_names, shelf
 from thinkling.core.config import Config, known_keys, parse_override, read_yaml, read_yaml_file, resolve
 from thinkling.core.errors import ConfigError
 from thinkling.core.known_names import ours
@@ -112,7 +112,10 @@ def test_an_unknown_key_is_refused_with_the_closest_name():
         ("gradient_accumulation_steps", "leave it out: a step is split exactly"),
         ("bf16", "leave it out: the number type is chosen"),
         ("do_train", "leave it out: a stage trains because"),
-        ("lora_rank", "adapters are not carried out yet"),
+        ("lora_rank", "its name here is tuning.rank (what is trained, such as tuning='{method: lora, rank: 16}')"),
+        ("target_modules", "its name here is tuning.targets"),
+        ("use_peft", "its name here is tuning (what is trained"),
+        ("lora_dropout", "leave it out: adapters are trained without dropout"),
     ],
 )
 def test_a_name_from_another_tool_is_told_ours(name: str, fix: str):
@@ -121,6 +124,15 @@ def test_a_name_from_another_tool_is_told_ours(name: str, fix: str):
     with pytest.raises(ConfigError, match="unknown setting") as caught:
         resolve(Sft, {"model": "m", "data": [{"task": "sums"}], name: 1}, "recipe.yaml")
     assert fix in caught.value.fix
+
+
+def test_a_name_from_another_tool_is_told_ours_within_tuning_too():
+    from thinkling.stages.sft import Config as Sft
+
+    values = {"model": "m", "data": [{"task": "sums"}], "tuning": {"method": "lora", "lora_alpha": 1}}
+    with pytest.raises(ConfigError, match="unknown setting 'lora_alpha'") as caught:
+        resolve(Sft, values, "recipe.yaml")
+    assert caught.value.fix == "its name here is alpha"
 
 
 def test_a_name_of_ours_that_has_no_effect_here_is_not_offered():
@@ -135,9 +147,10 @@ def test_every_name_that_is_offered_is_a_setting_and_no_name_is_told_two_things(
     settings = {key for kind in kinds for key in known_keys(kind)} | {"run_dir"}
     assert set(known_names.OURS) <= settings
     assert set(known_names.NOTES) <= set(known_names.OURS)
-    others = [
-        name for table in (known_names.OURS, known_names.NOT_NEEDED) for names in table.values() for name in names
-    ]
+    within = {key for name in shelf.names("tuning") for key in known_keys(shelf.entry("tuning", name).Config)}
+    assert set(known_names.TUNING) <= within
+    tables = (known_names.OURS, known_names.TUNING, known_names.NOT_NEEDED)
+    others = [name for table in tables for names in table.values() for name in names]
     assert len(others) == len(set(others))
     assert [name for name in others if name in known_keys(sft.Config)] == []
 

@@ -41,9 +41,20 @@ OURS: dict[str, tuple[str, ...]] = {
     "slots": ("max_num_seqs", "generation_batch_size"),
     "tasks": ("task", "benchmarks"),
     "n": ("max_samples", "num_samples", "limit", "max_train_samples"),
+    "tuning": ("finetuning_type", "use_peft", "adapter", "adapters", "peft_config", "peft_type", "freeze_embeddings"),
     "run_dir": ("output_dir", "logging_dir", "save_dir", "resume_from_checkpoint", "overwrite_output_dir"),
 }
 """Our name to those it goes by elsewhere."""
+
+TUNING: dict[str, tuple[str, ...]] = {
+    "rank": ("lora_r", "lora_rank", "r"),
+    "alpha": ("lora_alpha",),
+    "targets": ("lora_target", "lora_targets", "lora_target_modules", "target_modules"),
+    "rslora": ("use_rslora",),
+    "dora": ("use_dora",),
+    "layers": ("freeze_trainable_layers", "num_layers_to_freeze"),
+}
+"""The same of settings that stand under `tuning`."""
 
 NOTES = {
     "batch_size": "rows of one update in all, over whatever devices; or batch_tokens",
@@ -54,6 +65,7 @@ NOTES = {
     "data": "a list, such as data='[{file: my.jsonl}]'",
     "tasks": "a list, such as tasks='[{task: sums, n: 64}]'",
     "validation_rows": "held-out rows of the tasks in data, or of validation",
+    "tuning": "what is trained, such as tuning='{method: lora, rank: 16}'",
     "run_dir": "the folder of the run; the same command again goes on there",
     "n": "of each entry of the list",
 }
@@ -77,20 +89,8 @@ NOT_NEEDED = {
         "mask_inputs",
     ),
     "the optimizer is AdamW on fp32 masters": ("optim", "optimizer", "optimizer_type"),
-    "every parameter is trained; adapters are not carried out yet": (
-        "finetuning_type",
-        "use_peft",
-        "adapter",
-        "lora_r",
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_target",
-        "target_modules",
-        "load_in_4bit",
-        "load_in_8bit",
-        "quantization_bit",
-    ),
+    "adapters are trained without dropout": ("lora_dropout",),
+    "the base model stays in 16 or 32 bit": ("load_in_4bit", "load_in_8bit", "quantization_bit"),
 }
 """What has no setting here, by why."""
 
@@ -107,5 +107,10 @@ def ours(name: str, known: Collection[str]) -> str:
     if here is not None and (here in known or here == "run_dir"):
         note = f" ({NOTES[here]})" if here in NOTES else ""
         return tr("its name here is {name}", name=here) + note
+    within = next((here for here, others in TUNING.items() if plain in others), None)
+    if within is not None and within in known:
+        return tr("its name here is {name}", name=within)
+    if within is not None and "tuning" in known:
+        return tr("its name here is {name}", name=f"tuning.{within}") + f" ({NOTES['tuning']})"
     reason = next((reason for reason, others in NOT_NEEDED.items() if plain in others), None)
     return "" if reason is None else tr("leave it out: {reason}", reason=reason)

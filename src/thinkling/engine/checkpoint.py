@@ -1,7 +1,8 @@
 """Checkpoints: whole or absent, verified when read.
 
     checkpoints/step-N/model/               a Hugging Face folder: serve it, evaluate it, go on from it
-    checkpoints/step-N/optimizer.safetensors   fp32 masters and moments
+    checkpoints/step-N/adapter/             in its place where an adapter was trained: see engine/adapter.py
+    checkpoints/step-N/optimizer.safetensors   fp32 masters and moments of what is trained
     checkpoints/step-N/state.json           step, data cursor, what the run may continue under
     checkpoints/step-N/manifest.json        sha256 of every file above
 
@@ -22,9 +23,9 @@ from thinkling.core.errors import RunError
 from thinkling.core.files import clear_all_leftovers, damage, seal, whole_folder
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
+from thinkling.engine.adapter import save_trained
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.model.decoder import Decoder
-from thinkling.model.folder import save_folder
 from thinkling.model.weights import save_tensors
 from thinkling.tokenizer.tokenizer import Tokenizer
 
@@ -63,7 +64,7 @@ def save(
     """
     folder = run.checkpoint_dir(step)
     with whole_folder(folder) as beside:
-        save_folder(model, tokenizer, beside / "model")
+        save_trained(model, tokenizer, beside)
         save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
         (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         seal(beside)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from thinkling.engine.coverage import Coverage
 from thinkling.model.config import ModelConfig
 
 GIB = 2**30
@@ -41,17 +42,28 @@ class MemoryPlan:
 
 
 def training_memory(
-    config: ModelConfig, dtype: torch.dtype, *, micro_batch_tokens: int, longest: int, head_chunk: int
+    config: ModelConfig,
+    dtype: torch.dtype,
+    *,
+    micro_batch_tokens: int,
+    longest: int,
+    head_chunk: int,
+    coverage: Coverage | None = None,
 ) -> MemoryPlan:
-    """Memory of full fine-tuning on packed streams.
+    """Memory of a training on packed streams.
 
     Args:
+        coverage: What is trained; None: everything. Masters, moments and gradients are of trained parameters alone,
+            activations are kept by the layers that run backward, and what a method adds is fp32.
         micro_batch_tokens: N of the largest micro-batch.
         longest: Tokens of the longest row: attention keeps n^2 probabilities of each head of rows up to 512.
         head_chunk: Rows of logits at once: their fp32 values and softmax, the bf16 gradient.
     """
     width = torch.finfo(dtype).bits // 8
     n = config.n_parameters
+    trained, added = (n, 0) if coverage is None else (coverage.trained, coverage.added)
+    layers, head = (config.n_layers, True) if coverage is None else (coverage.backward_layers, coverage.head)
+    head_gradient = config.vocab_size * config.width * 2 * width if head else 0
     tokens = max(micro_batch_tokens, longest)
     # Kept for the backward pass, in values a token and layer: two norms (in, normed), q, k, v, attention out, gate, up,
     # silu(gate), their product.
@@ -59,12 +71,12 @@ def training_memory(
     probabilities = config.n_heads * min(longest, 512)
     return MemoryPlan(
         libraries=LIBRARIES_GIB,
-        weights=n * width / GIB,
-        masters=n * 4 / GIB,
-        optimizer=n * 8 / GIB,
-        gradients=n * 4 / GIB,
-        activations=tokens * config.n_layers * (kept + probabilities) * width / GIB,
-        logits=head_chunk * config.vocab_size * (8 + width) / GIB + config.vocab_size * config.width * 2 * width / GIB,
+        weights=(n * width + added * 4) / GIB,
+        masters=trained * 4 / GIB,
+        optimizer=trained * 8 / GIB,
+        gradients=trained * 4 / GIB,
+        activations=tokens * max(layers, 1) * (kept + probabilities) * width / GIB,
+        logits=head_chunk * config.vocab_size * (8 + width) / GIB + head_gradient / GIB,
     )
 
 

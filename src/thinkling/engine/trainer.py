@@ -29,6 +29,7 @@ from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
 from thinkling.data.prefixes import share
 from thinkling.engine import checkpoint
+from thinkling.engine.coverage import Work, full_work
 from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
 from thinkling.losses import Loss
 from thinkling.model.attend import PackedAttend
@@ -104,6 +105,8 @@ class Speed:
 
     peak_flops: float
     """Of this machine at the model's dtype, measured."""
+    work: Work | None = None
+    """Of a step; None: that of full fine-tuning."""
 
 
 def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> list[Batch]:
@@ -115,15 +118,18 @@ def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> 
     return [(share(part) if device.type == "cpu" else part).to(device) for part in parts]
 
 
-def step_flops(config: ModelConfig, micros: list[Batch]) -> float:
-    """FLOPs of one training step as it is computed: 6 per matrix parameter and token, the head where a prediction
-    counts, and attention (12 H E a pair of tokens that see each other)."""
+def step_flops(config: ModelConfig, micros: list[Batch], work: Work | None = None) -> float:
+    """FLOPs of one training step as it is computed, of full fine-tuning where no `work` is given.
+
+    Full: 6 per matrix parameter and token, the head where a prediction counts, and attention (12 H E a pair of tokens
+    that see each other).
+    """
+    work = work or full_work(config)
     tokens = sum(micro.n_tokens for micro in micros)
     supervised = sum(len(micro.targets()) for micro in micros)
     # A token at position p sees p + 1 tokens, its prefixes' included; counted as causal attention is, half a square.
     pairs = sum(float(micro.positions.sum()) + micro.n_tokens / 2 for micro in micros)
-    attention = 12 * config.n_layers * config.n_heads * config.head_width * pairs
-    return 6.0 * config.matrix_parameters * tokens + 6.0 * config.vocab_size * config.width * supervised + attention
+    return work.per_token * tokens + work.per_prediction * supervised + work.per_pair * pairs
 
 
 def accumulate(
@@ -334,7 +340,7 @@ class _Loop:
             "tokens/computed": sum(micro.n_tokens for micro in micros),
             "tokens/supervised": len(batch.targets()),
             "tokens/per_s": batch.n_tokens / took,
-            "mfu": step_flops(self.model.config, micros) / took / self.speed.peak_flops,
+            "mfu": step_flops(self.model.config, micros, self.speed.work) / took / self.speed.peak_flops,
             "memory/gib": memory,
             "time/step_s": took,
         }

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thinkling.model.adapted import Tuned
 from thinkling.model.attend import Attend
 from thinkling.model.config import ModelConfig
 from thinkling.model.functions import rms_norm, rotate
@@ -112,6 +113,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.tuned: Tuned | None = None  # engine/tuning.py's record of what was applied
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states after the last norm, ready for the head.

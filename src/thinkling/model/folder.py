@@ -160,12 +160,13 @@ def save_folder(model: Decoder, tokenizer: Tokenizer, path: Path, *, max_shard_b
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     sizes = {name: parameter.numel() * parameter.element_size() for name, parameter in parameters.items()}
     with whole_folder(Path(path)) as new:
-        (new / "config.json").write_text(_config_json(model, tokenizer), encoding="utf-8")
+        (new / "config.json").write_text(config_json(model, tokenizer), encoding="utf-8")
         tokenizer.save(new)
         write_weights(sizes, lambda name: parameters[name].cpu().contiguous(), new, max_shard_bytes=max_shard_bytes)
 
 
-def _config_json(model: Decoder, tokenizer: Tokenizer) -> str:
+def config_json(model: Decoder, tokenizer: Tokenizer) -> str:
+    """The text of a model folder's config.json."""
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     dtype = str(model.dtype).removeprefix("torch.")
     return json.dumps({**to_hugging_face(model.config), "dtype": dtype, **ids}, indent=2) + "\n"

@@ -32,6 +32,8 @@ MODELSCOPE = "modelscope:"
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 UNWANTED = ["*/*", "consolidated*"]
 """Sub-folders hold other forms of the weights, and `consolidated` files are the same weights once more."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
 
 
 def known() -> list[Mapping[str, Any]]:
@@ -97,7 +99,13 @@ def at_hand(name: str) -> bool:
 def _from_folder(folder: Path, progress: Progress) -> Path:
     if (folder / "config.json").is_file():
         return folder
-    if (folder / "model" / "config.json").is_file():
+    if is_adapter_folder(folder):
+        raise ModelError(
+            "this adapter stands without the config and tokenizer of its base model",
+            where=str(folder),
+            fix="name a run or checkpoint folder of a training here; adapters of other programs open with peft",
+        )
+    if _kept(folder) is not None:
         return _one_checkpoint(folder)
     run = Run(folder)
     if run.checkpoints():
@@ -112,13 +120,24 @@ def _from_folder(folder: Path, progress: Progress) -> Path:
     )
 
 
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether it holds an adapter instead of a whole model."""
+    return (folder / ADAPTER_WEIGHTS).is_file() or (folder / PEFT_CONFIG).is_file()
+
+
+def _kept(checkpoint: Path) -> str | None:
+    """What a checkpoint keeps: `model` or `adapter`."""
+    return next((kind for kind in ("model", "adapter") if (checkpoint / kind / "config.json").is_file()), None)
+
+
 def _one_checkpoint(folder: Path) -> Path:
-    wrong = damage(folder, "model/") if (folder / MANIFEST).exists() else None
+    kind = _kept(folder) or "model"
+    wrong = damage(folder, f"{kind}/") if (folder / MANIFEST).exists() else None
     if wrong is not None:
         raise ModelError(
             f"this checkpoint is damaged: {wrong}", where=str(folder), fix="name the run: its newest good one is used"
         )
-    return folder / "model"
+    return folder / kind
 
 
 def _newest_good(run: Run, progress: Progress) -> Path:
@@ -128,9 +147,10 @@ def _newest_good(run: Run, progress: Progress) -> Path:
     before it.
     """
     for step, checkpoint in reversed(run.checkpoints()):
-        wrong = damage(checkpoint, "model/")
+        kind = _kept(checkpoint) or "model"
+        wrong = damage(checkpoint, f"{kind}/")
         if wrong is None:
-            return checkpoint / "model"
+            return checkpoint / kind
         progress.note(f"checkpoint step-{step} of {run.path} is damaged ({wrong}); the one before it is used")
     raise ModelError("this run has no good checkpoint", where=str(run.checkpoints_dir), fix="run the stage again")
 

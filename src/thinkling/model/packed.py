@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from thinkling.model.adapted import AdaptedLinear, plain_weights
 from thinkling.model.attend import Attend
 from thinkling.model.config import ModelConfig
-from thinkling.model.decoder import Attention, Block, Decoder, rope_table
+from thinkling.model.decoder import Attention, Block, Decoder, FeedForward, RMSNorm, rope_table
 from thinkling.model.functions import rotate
 
 Product = Callable[[Tensor], Tensor]
@@ -56,17 +57,35 @@ def _product(weight: Tensor, bias: Tensor | None, prepack: bool) -> Product:
     return lambda x: F.linear(x, kept, kept_bias)
 
 
+def _fused(linears: tuple[nn.Linear, ...], prepack: bool) -> Product:
+    """One product for linears of one input, adapters merged; a bias that only some of them have is 0 in the others."""
+    weights, biases = zip(*(plain_weights(linear) for linear in linears), strict=True)
+    if len(linears) == 1:
+        return _product(weights[0], biases[0], prepack)
+    if all(bias is None for bias in biases):
+        return _product(torch.cat(weights), None, prepack)
+    filled = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    return _product(torch.cat(weights), torch.cat(filled), prepack)
+
+
+FUSABLE = {Block, Attention, FeedForward, RMSNorm, nn.Linear}
+"""What `PackedBlock` computes; a block with any other module in it, such as a bottleneck, is called as it is."""
+
+
+def is_fusable(block: nn.Module) -> bool:
+    """Whether `PackedBlock` computes what the block does."""
+    return all(type(module) in FUSABLE or isinstance(module, AdaptedLinear) for module in block.modules())
+
+
 class PackedBlock:
     """One block with fused products: x (B, D) -> (B, D)."""
 
     def __init__(self, block: Block, config: ModelConfig, prepack: bool) -> None:
         attention: Attention = block.self_attn
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        bias = torch.cat([p.bias for p in parts]) if config.attention_bias else None
-        self.qkv = _product(torch.cat([p.weight for p in parts]), bias, prepack)
-        self.o = _product(attention.o_proj.weight, None, prepack)
-        self.gate_up = _product(torch.cat([block.mlp.gate_proj.weight, block.mlp.up_proj.weight]), None, prepack)
-        self.down = _product(block.mlp.down_proj.weight, None, prepack)
+        self.qkv = _fused((attention.q_proj, attention.k_proj, attention.v_proj), prepack)
+        self.o = _fused((attention.o_proj,), prepack)
+        self.gate_up = _fused((block.mlp.gate_proj, block.mlp.up_proj), prepack)
+        self.down = _fused((block.mlp.down_proj,), prepack)
         self.block = block
         self.config = config
 
@@ -92,7 +111,10 @@ class PackedDecoder:
     def __init__(self, model: Decoder, prepack: bool) -> None:
         self.model = model
         self.config = model.config
-        self.blocks = [PackedBlock(block, model.config, prepack) for block in model.model.layers]  # type: ignore[arg-type]
+        self.blocks = [
+            PackedBlock(block, model.config, prepack) if is_fusable(block) else block  # type: ignore[arg-type]
+            for block in model.model.layers
+        ]
         self.head = _product(model.lm_head.weight, None, prepack)
 
     @torch.inference_mode()

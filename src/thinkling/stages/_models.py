@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from thinkling.core.device import compute_dtype, default_device, measure_peak
+from thinkling.core.errors import ModelError
 from thinkling.core.files import sha256_of
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
+from thinkling.engine.adapter import load_adapter, read_record
 from thinkling.engine.generate import Engine
+from thinkling.engine.tuning import merge
 from thinkling.model.decoder import Decoder
 from thinkling.model.folder import load_folder
-from thinkling.model.names import resolve
+from thinkling.model.names import is_adapter_folder, resolve
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 
 def load_model(name: str, progress: Progress) -> tuple[Decoder, Tokenizer, dict[str, Any]]:
     """(model, tokenizer, identity); identity names the weights by hash, so that two results can be told apart."""
     folder = resolve(name, progress)
+    if is_adapter_folder(folder):
+        return _load_tuned(name, folder, progress)
     device = default_device()
     model, tokenizer = load_folder(folder, dtype=compute_dtype(device.type))
     model.to(device)
     return model, tokenizer, identity_of(name, folder, model)
+
+
+def _load_tuned(name: str, folder: Path, progress: Progress) -> tuple[Decoder, Tokenizer, dict[str, Any]]:
+    """The base model of an adapter with the adapter on it.
+
+    Raises:
+        ModelError: The base is not to be had or is not the one that it was trained on, or the adapter is damaged.
+    """
+    base = read_record(folder)["base"]
+    model, _, identity = load_plain(str(base["name"]), progress)
+    if identity["hash"] != base["hash"]:
+        raise ModelError(
+            tr("the base model has changed since this adapter was trained on it"),
+            where=tr("{base}, base of {adapter}", base=base["name"], adapter=folder),
+            fix=tr("bring the base model back as it was: weights of hash {hash}", hash=base["hash"]),
+        )
+    load_adapter(model, folder)
+    own = identity_of(name, folder, model)
+    return model, Tokenizer.load(folder), {**own, "base": base["name"], "hash": f"{identity['hash']}+{own['hash']}"}
+
+
+def load_plain(name: str, progress: Progress) -> tuple[Decoder, Tokenizer, dict[str, Any]]:
+    """`load_model`, an adapter folded into the weights: what can be tuned anew.
+
+    Raises:
+        ModelError: What was trained cannot be folded in.
+    """
+    model, tokenizer, identity = load_model(name, progress)
+    if model.tuned is not None:
+        progress.note(tr("{method} of {name} is folded into its base model", method=model.tuned.method, name=name))
+        merge(model)
+    return model, tokenizer, identity
+
+
+def base_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """How an adapter names the model it belongs to: a local one by the very folder that was read."""
+    name, folder = str(identity["name"]), str(identity["folder"])
+    is_local = os.path.exists(Path(name).expanduser())
+    return {"name": folder if is_local else name, "hash": identity["hash"], "folder": folder}
 
 
 def load_engine(name: str, progress: Progress, *, slots: int) -> tuple[Engine, dict[str, Any]]:
@@ -38,6 +85,7 @@ def identity_of(name: str, folder: Path, model: Decoder) -> dict[str, Any]:
     hashes = [sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
     return {
         "name": name,
+        "folder": str(folder.resolve()),
         "family": model.config.family,
         "parameters": model.config.n_parameters,
         "dtype": str(model.dtype).removeprefix("torch."),

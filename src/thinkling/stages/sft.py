@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thinkling.core.config import Config as Settings
 from thinkling.core.device import compute_dtype, default_device, measure_peak, memory
@@ -30,16 +30,18 @@ from thinkling.data.loader import Loader
 from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
 from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation, Message, Problem, Rollout
+from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.generate import Engine, Sampling
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
+from thinkling.engine.tuning import checked, tune
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
 from thinkling.model.folder import read_config
 from thinkling.model.names import at_hand, resolve
-from thinkling.stages._models import load_model
+from thinkling.stages._models import base_of, load_plain
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 PLANNED_BATCHES = 64
@@ -112,7 +114,14 @@ class Config(TrainerConfig):
     """The training is refused where its plan needs more, such as 8 for a card of 8 GB; None: what the device has."""
     price_per_hour: float | None = Field(None, ge=0)
     """Of the machine, in any currency; with it, the plan tells the money."""
+    tuning: dict[str, Any] = Field({"method": "full"})
+    """What is trained: {method: NAME} from the shelf `tuning`, with that method's settings."""
     seed: int = 0
+
+    @field_validator("tuning", mode="before")
+    @classmethod
+    def _tuning(cls, value: Any) -> dict[str, Any]:
+        return checked(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -171,8 +180,9 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     run.write_plan(ready.plan)
     refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
     progress.table("plan", plan_in_words(ready.plan))
-    model, tokenizer, identity = load_model(name, progress)
+    model, tokenizer, identity = load_plain(name, progress)
     run.write_plan({**ready.plan, "model": identity})
+    tune(model, config.tuning, base_of(identity))
     trained = train(
         model,
         tokenizer,
@@ -182,7 +192,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         steps=ready.steps,
         run=run,
         progress=progress,
-        speed=Speed(ready.peak_flops),
+        speed=Speed(ready.peak_flops, ready.coverage.work),
         fingerprint={
             "data": data_hash(ready.prepared.rows),
             "base model": identity["hash"],
@@ -223,6 +233,7 @@ class Ready:
     loader: Loader
     steps: int
     peak_flops: float
+    coverage: Coverage
     plan: dict[str, Any]
     """plan.json, without the hash of the weights."""
 
@@ -235,6 +246,8 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
         ModelError: There is no such model.
     """
     folder = resolve(model, progress)
+    shape = read_config(folder)
+    found = coverage(shape, config.tuning)  # a method that does not fit is refused before the rows are read
     prepared = prepare_data(config, Tokenizer.load(folder), progress)
     for line in prepared.report.lines():
         progress.note(line)
@@ -242,8 +255,10 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
     steps = config.max_steps or max(1, round(loader.n_batches(1) * (config.num_train_epochs or 0)))
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
-    plan = make_plan(config, prepared, read_config(folder), loader, steps, peak)
-    return Ready(prepared, loader, steps, peak, plan)
+    for line in advice(config.tuning, len(prepared.rows)):
+        progress.note(line)
+    plan = make_plan(config, prepared, shape, loader, steps, peak, found)
+    return Ready(prepared, loader, steps, peak, found, plan)
 
 
 # data -----------------------------------------------------------------------------------------------------------------
@@ -308,7 +323,13 @@ def data_hash(rows: Sequence[TokenRow]) -> str:
 
 
 def make_plan(
-    config: Config, prepared: Prepared, model: ModelConfig, loader: Loader, steps: int, peak_flops: float
+    config: Config,
+    prepared: Prepared,
+    model: ModelConfig,
+    loader: Loader,
+    steps: int,
+    peak_flops: float,
+    found: Coverage,
 ) -> dict[str, Any]:
     """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
     report, device = prepared.report, default_device().type
@@ -321,8 +342,9 @@ def make_plan(
         micro_batch_tokens=min(config.micro_batch_tokens, largest),
         longest=longest,
         head_chunk=config.head_chunk,
+        coverage=found,
     )
-    minutes = training_minutes(_flops_per_epoch(config, model, loader) * share, peak_flops, device)
+    minutes = training_minutes(_flops_per_epoch(config, model, loader, found.work) * share, peak_flops, device)
     plan = {
         "rows": report.rows,
         "kept": report.kept,
@@ -333,8 +355,10 @@ def make_plan(
         "longest_row": longest,
         "steps": steps,
         "epochs": share,
-        "parameters": model.n_parameters,
-        "trainable_parameters": model.n_parameters,  # full fine-tuning
+        "parameters": found.parameters,
+        "trainable_parameters": found.trained,
+        "layers": model.n_layers,
+        "tuning": {**found.as_dict(), "advice": advice(config.tuning, len(prepared.rows))},
         "memory_gib": needed.as_dict(),
         "peak_tflops": peak_flops / 1e12,
         "minutes": minutes,
@@ -342,11 +366,11 @@ def make_plan(
     return plan if config.price_per_hour is None else {**plan, "money": config.price_per_hour * minutes / 60}
 
 
-def _flops_per_epoch(config: Config, model: ModelConfig, loader: Loader) -> float:
+def _flops_per_epoch(config: Config, model: ModelConfig, loader: Loader, work: Work) -> float:
     """Of the first epoch; the first PLANNED_BATCHES of its batches stand for all."""
     plan = loader.plan(0)
     some = [loader.packed(chosen) for chosen in plan[:PLANNED_BATCHES]]
-    flops = sum(step_flops(model, micro_batches(batch, config, default_device())) for batch in some)
+    flops = sum(step_flops(model, micro_batches(batch, config, default_device()), work) for batch in some)
     return flops * len(plan) / len(some)
 
 
@@ -398,6 +422,12 @@ def _memory_in_words(plan: Mapping[str, Any]) -> str:
     return tr("about {gib} GiB ({parts})", gib=f"{plan['memory_gib']['peak']:.1f}", parts=shown)
 
 
+def _tuning_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
+    if plan["tuning"]["method"] == "full":
+        return {"trainable": tr("{n} parameters (all)", n=f"{plan['trainable_parameters']:,}")}
+    return in_words(plan["tuning"], plan["trainable_parameters"], plan["parameters"], plan["layers"])
+
+
 def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     """The promise as a person reads it."""
     counts = {
@@ -407,7 +437,7 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         "rows": tr("{kept} of {rows} ({dropped} dropped, {cut} cut)", **counts),
         "tokens": tr("{tokens}, {supervised_tokens} of them learnt", **counts),
         "steps": tr("{steps} ({epochs} epochs)", **counts, epochs=f"{plan['epochs']:.2f}"),
-        "trainable": tr("{n} parameters (all)", n=f"{plan['trainable_parameters']:,}"),
+        **_tuning_in_words(plan),
         "memory": _memory_in_words(plan),
         "time": tr(
             "about {minutes} minutes, at {speed} TFLOP/s measured",
