@@ -106,6 +106,17 @@ def test_a_parameter_without_a_gradient_in_a_step_counts_as_one_of_gradient_zero
         torch.testing.assert_close(mine, wanted)
 
 
+def test_virtual_tokens_and_vectors_that_scale_are_not_decayed(tiny_model):
+    from thinkling.tuning import ia3, prompt
+
+    for entry in (ia3, prompt):
+        entry.apply(tiny_model, entry.Config())
+        own = [p for p in tiny_model.parameters() if p.requires_grad]
+        before = [p.detach().clone() for p in own]
+        optimizer_of(tiny_model, weight_decay=0.5).step(0.1)  # gradients of zero: only a decay moves anything
+        assert all(torch.equal(p, was) for p, was in zip(own, before, strict=True))
+
+
 def test_only_matrices_that_are_no_embedding_are_decayed():
     model = nn.ModuleDict({"embed_tokens": nn.Embedding(3, 2), "proj": nn.Linear(2, 2)})
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

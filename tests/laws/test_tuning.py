@@ -26,6 +26,8 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
         {"dora": True, "rslora": True, "rank": 3},
         {"targets": ["q_proj", "layers.1.mlp.up_proj"], "rank": 2},
     ],
+    "bottleneck": [{"bottleneck_width": 8}],
+    "prefix": [{}, {"prefix_projection": False}],
 }
 """Settings of an entry to try beside its defaults."""
 CASES = [{"method": name, **settings} for name in ENTRIES for settings in VARIANTS.get(name, [{}])]
@@ -56,6 +58,8 @@ def hidden(model) -> torch.Tensor:
 
 def tuned(base: Decoder, settings) -> Decoder:
     model = copy.deepcopy(base)
+    if settings["method"] == "bitfit" and base.config.qk_norm:
+        pytest.skip("BitFit refuses Qwen3: tests/test_tuning_small.py")
     tune(model, checked(settings), {"name": "tiny", "hash": "0"})
     return model
 
@@ -91,7 +95,9 @@ def test_an_entry_has_the_interface(name):
     assert checked(name) == checked({"method": name}) == checked(checked(name))
 
 
-@every_case
+@pytest.mark.parametrize(
+    "settings", [case for case in CASES if getattr(method_of(case), "STARTS_AS_BASE", True)], ids=str
+)
 def test_a_tuned_model_starts_as_the_base(base, settings):
     torch.testing.assert_close(hidden(tuned(base, settings)), hidden(base), rtol=1e-5, atol=1e-6)
 
@@ -106,8 +112,10 @@ def test_training_moves_all_that_is_the_methods_own_and_nothing_else(base, setti
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     if is_adapter(model):
-        frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-        assert all(name in frozen and torch.equal(frozen[name], p) for name, p in base.named_parameters())
+        after = dict(model.named_parameters())
+        kept = {name: p for name, p in base.named_parameters() if not after[name].requires_grad}
+        assert all(torch.equal(after[name], p) for name, p in kept.items())
+        assert all(p.dim() == 1 for name, p in base.named_parameters() if name not in kept)  # BitFit's, of the base
 
 
 @every_case
@@ -130,7 +138,8 @@ def test_merging_changes_nothing_and_leaves_a_plain_model(base, settings):
     torch.testing.assert_close(hidden(model), wanted, rtol=1e-4, atol=1e-5)
     plain = [(name, type(module)) for name, module in base.named_modules()]
     assert [(name, type(module)) for name, module in model.named_modules()] == plain
-    assert [n for n, _ in model.named_parameters()] == [n for n, _ in base.named_parameters()]
+    # BitFit adds biases where there are none: the family is then another one, and the model one of that family.
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in Decoder(model.config).named_parameters()]
     assert model.tuned is None
 
 
@@ -141,8 +150,10 @@ def test_save_and_load_is_the_identity(base, settings, tokenizer, tmp_path: Path
     save_adapter(model, tokenizer, tmp_path / "adapter")
     again = copy.deepcopy(base)
     load_adapter(again, tmp_path / "adapter")
-    assert again.tuned == model.tuned
     assert torch.equal(hidden(again), hidden(model))
+    if hasattr(method_of(settings), "for_inference"):
+        return  # what only training needs is gone: tests/test_virtual.py
+    assert again.tuned == model.tuned
     assert {n for n, p in again.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
     }
@@ -152,7 +163,8 @@ def test_save_and_load_is_the_identity(base, settings, tokenizer, tmp_path: Path
 def test_a_method_is_applied_to_a_model_without_memory(base, settings):
     with torch.device("meta"):
         empty = Decoder(base.config)
+    wanted = {name: (p.shape, p.requires_grad) for name, p in tuned(base, settings).named_parameters()}
     tune(empty, checked(settings), {})
     assert all(parameter.device.type == "meta" for parameter in empty.parameters())
     shapes = {name: (p.shape, p.requires_grad) for name, p in empty.named_parameters()}
-    assert shapes == {name: (p.shape, p.requires_grad) for name, p in tuned(base, settings).named_parameters()}
+    assert shapes == wanted

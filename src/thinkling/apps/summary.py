@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thinkling.core.language import tr
+from thinkling.core.run import Run, read_json
 from thinkling.report import words
 from thinkling.report.evidence import Evidence, Row, Score, Share, true_equations
 
@@ -42,6 +43,21 @@ def show(
         console.print(Text(f"  {tr(purpose)}", style="dim"))
         # Never broken into lines, so that it can be copied.
         console.print(Text(f"    {command}", style="cyan"), soft_wrap=True)
+
+
+def show_comparison(run: Run, console: Console) -> None:
+    """Print the table of a comparison, one method a line, and where it is written."""
+    from thinkling.stages.compare import COLUMNS, cells, legend
+
+    rows = read_json(run.comparison_file)["rows"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for name in COLUMNS:
+        table.add_column(tr(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in cells(row)))
+    console.print()
+    console.print(table, Text(), Text(legend(rows[0]["retention"]["n"]), style="dim"), sep="\n")
+    console.print(Text(tr("The same table to keep: {page}", page=words.near(str(run.comparison_page)))), soft_wrap=True)
 
 
 def _headline(row: Row, margin: float, first: bool) -> Text:

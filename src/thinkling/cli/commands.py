@@ -24,6 +24,8 @@ RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_def
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show settings and plan, do nothing.")]
 Script = Annotated[bool, typer.Option("--script", help="Print a Python script that does the same, do nothing.")]
 QUICKSTART = "quickstart"
+SETTING = re.compile(r"[^:=]*=")
+"""KEY=VALUE; in METHOD:KEY=VALUE a colon comes first."""
 
 
 def recipe_names() -> list[str]:
@@ -83,6 +85,27 @@ def evaluate(
     else:
         recipe = recipes.load("evaluate", [f"model={json.dumps(model)}", *overrides])
     carry_out(recipe, folder or new_folder(Path("runs"), f"eval-{slug(model)}"), dry_run)
+
+
+def compare(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[METHOD|KEY=VALUE]...", help="Tuning methods, and settings of all of them."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe whose training is done by each method.")] = "compare",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/compare-METHODS")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Do one training by several methods, and print one table. A METHOD may have settings: lora:rank=4."""
+    from thinkling import recipes
+
+    methods = [text for text in words or [] if not SETTING.match(text)]
+    overrides, folder = split_run_dir([text for text in words or [] if SETTING.match(text)], run_dir)
+    multiplied = recipes.multiplied(recipes.load(recipe, overrides), methods)
+    named = "-".join(re.sub(r"[^\w.]+", "-", method) for method in methods)
+    carry_out(multiplied, folder or Path("runs") / f"compare-{named}", dry_run)
 
 
 def chat(
@@ -165,6 +188,10 @@ def _summarize(recipe: Recipe, folder: Path) -> None:
     from thinkling.core.run import Run, referred
     from thinkling.report.evidence import gather
 
+    table = next((stage for stage in recipe.stages if stage.kind == "compare"), None)
+    if table is not None:
+        summary.show_comparison(Run(folder / table.name), Console(highlight=False))
+        return
     report = next((stage.config.model_dump() for stage in recipe.stages if stage.kind == "report"), {})
     stages = {stage.name: Run(folder / stage.name) for stage in recipe.stages}
     named = {key: str(report.get(key) or "") for key in ("before", "after", "training")}

@@ -37,6 +37,7 @@ def application() -> typer.Typer:
     recipes = tr("Carry out a recipe: {names}, or a file.", names=", ".join(commands.recipe_names()))
     add("run", help=recipes, short_help=tr("Carry out a recipe."))(commands.run)
     add("eval", help=tr("Let a model answer problems and score it."))(commands.evaluate)
+    add("compare", help=tr("Do one training by several methods, and print one table."))(commands.compare)
     add("chat", help=tr("Talk to a model in the terminal."))(commands.chat)
     add("doctor", help=tr("Check this machine, and print the line that mends each fault."))(commands.doctor)
     add("schema", help=tr("Print a JSON schema of recipes, for editors."), hidden=True)(commands.schema)

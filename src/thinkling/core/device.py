@@ -6,6 +6,7 @@ ends a process. A list of CPU flags says little about speed, so the number type 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -116,6 +117,13 @@ def process_peak_memory_gib() -> float:
     """The most resident memory this process has had, GiB; Linux counts it in KiB, macOS in bytes."""
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def forget_process_peak() -> None:
+    """Count the most resident memory anew from here, where the system can (Linux): one process may train many times."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # not every container lets a process write there
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def return_freed_memory() -> None:

@@ -8,6 +8,7 @@ This file owns every name in it; nobody else builds a path by hand.
     samples.jsonl    completions seen during training
     items.jsonl      one line per evaluated item
     evaluation.json  scores with n, intervals and baselines
+    comparison.json  one row a training, and the same as a table in comparison.md
     checkpoints/     step-N/, whole or absent
     environment.txt  what it ran on, a paragraph for each time it was started
     report.html      one page, opens offline
@@ -111,6 +112,14 @@ class Run:
         return self.path / "evaluation.json"
 
     @property
+    def comparison_file(self) -> Path:
+        return self.path / "comparison.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        return self.path / "comparison.md"
+
+    @property
     def report_file(self) -> Path:
         return self.path / "report.html"
 
@@ -146,6 +155,11 @@ class Run:
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """evaluation.json, whole."""
         write_json(self.evaluation_file, evaluation)
+
+    def write_comparison(self, comparison: Mapping[str, Any], page: str) -> None:
+        """comparison.json, and the same as a table."""
+        write_json(self.comparison_file, comparison)
+        write_atomically(self.comparison_page, page)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """plan.json: what is promised before the first step."""

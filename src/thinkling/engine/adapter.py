@@ -57,7 +57,12 @@ def save_adapter(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
     entry = shelf.entry(SHELF, tuned.method)
     settings = {"method": tuned.method, **tuned.settings}
     peft = entry.peft_config(config_of(settings), model)
-    tensors = {stored_name(name, peft is not None): tensor for name, tensor in trained_tensors(model).items()}
+    kept = trained_tensors(model)
+    if hasattr(entry, "for_inference"):
+        plain, made = entry.for_inference(model, config_of(settings))
+        settings |= plain.model_dump(mode="json")
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in made.items()}
+    tensors = {stored_name(name, peft is not None): tensor for name, tensor in kept.items()}
     record = {**settings, "base": dict(tuned.base)}
     with whole_folder(Path(folder)) as new:
         save_tensors(tensors, new / ADAPTER_WEIGHTS)
@@ -79,10 +84,15 @@ def trained_tensors(model: Decoder) -> dict[str, Tensor]:
 
 
 def stored_name(name: str, is_peft: bool) -> str:
-    """A parameter's name in adapter_model.safetensors: PEFT's form ends in `.weight`, but for DoRA's magnitudes."""
+    """A parameter's name in adapter_model.safetensors.
+
+    PEFT's form ends in `.weight`, but for the vectors of DoRA and IA3; virtual tokens belong to no module.
+    """
     if not is_peft:
         return name
-    return PREFIX + name + ("" if name.endswith((".weight", "lora_magnitude_vector")) else ".weight")
+    if name.startswith("virtual."):
+        return name.removeprefix("virtual.")
+    return PREFIX + name + ("" if name.endswith((".weight", "lora_magnitude_vector", "ia3_l")) else ".weight")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -292,6 +292,7 @@ class Engine:
             capacity,
             config.n_kv_heads,
             config.head_width,
+            virtual=self.packed.virtual,
             dtype=self.model.dtype,
             device=self.model.device,
         )

@@ -32,6 +32,10 @@ def schedule_factor(kind: Schedule, step: int, *, warmup_steps: int, total_steps
     return minimum + (1 - minimum) * fall
 
 
+UNDECAYED = ("embed", "ia3_l")
+"""Parts of names: embeddings, virtual ones too, and IA3's vectors of ones, which PEFT writes as a matrix of one row."""
+
+
 class MasterAdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) on fp32 masters of a model in any dtype.
 
@@ -48,7 +52,10 @@ class MasterAdamW:
         self._is_empty = [True] * len(self.params)  # nothing added since the last step; what lies there is old
         self._hooks = [p.register_post_accumulate_grad_hook(self._collect) for p in self.params]
         # Norms, biases and embeddings are not decayed: shrinking them has no regularising reading.
-        decayed = [m.dim() >= 2 and "embed_tokens" not in n for n, m in zip(self.names, self.masters, strict=True)]
+        decayed = [
+            m.dim() >= 2 and not any(part in n for part in UNDECAYED)
+            for n, m in zip(self.names, self.masters, strict=True)
+        ]
         groups = [
             {"params": [m for m, d in zip(self.masters, decayed, strict=True) if d is wanted], "weight_decay": decay}
             for wanted, decay in ((True, weight_decay), (False, 0.0))

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thinkling.core.config import Config
-from thinkling.core.device import process_memory_gib, process_peak_memory_gib, return_freed_memory
+from thinkling.core.device import forget_process_peak, process_memory_gib, process_peak_memory_gib, return_freed_memory
 from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminated, TerminationRequest
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
@@ -247,6 +247,7 @@ def train(
         Interrupted: Ctrl-C, or as Terminated SIGTERM; a checkpoint was written first.
         RunError: The checkpoint belongs to other data, or no space is left.
     """
+    forget_peak_memory(model.device)
     optimizer = MasterAdamW(
         model,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -481,3 +482,11 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return process_peak_memory_gib()
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Begin to count the peak anew: what other stages of this process needed is not this training's."""
+    return_freed_memory()
+    forget_process_peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -4,12 +4,13 @@
 prefix that many share is computed once), in one of three ways that agree:
 `products` (CPU: our own matrix products with a hand-written backward), `varlen` (CUDA: torch's variable-length kernel)
 and `sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new token a sequence against a
-cache.
+cache. `behind` puts virtual tokens, given by their keys and values, before every sequence.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,10 @@ class Attend(Protocol):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
+KeysValues = Sequence[tuple[Tensor, Tensor]]
+"""Of each layer the keys, rotated, and values of n tokens: (n, K, E) twice."""
+
+
 class PackedAttend:
     """Causal attention inside each segment and to the prefixes it continues; other segments are not seen.
 
@@ -44,13 +49,15 @@ class PackedAttend:
 
     def __init__(self, starts: Tensor, prefixes: tuple[int, ...] = (), way: str | None = None) -> None:
         assert way in (None, "products", "varlen", "sdpa"), way
+        self.starts, self.prefixes = starts, prefixes
         self.segments = _segments(starts.tolist(), prefixes)
         self.way = way
         self._buckets: list[_Bucket] | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        half = q.dtype in (torch.bfloat16, torch.float16)  # torch's variable-length kernel knows no other
-        way = self.way or (("varlen" if half else "sdpa") if q.is_cuda else "products")
+        # What torch's variable-length kernel knows; prefixes have not been tried with it.
+        variable = q.dtype in (torch.bfloat16, torch.float16) and not any(one.before for one in self.segments)
+        way = self.way or (("varlen" if variable else "sdpa") if q.is_cuda else "products")
         if way == "sdpa":
             return packed_sdpa(q, k, v, self.segments)
         if way == "varlen":
@@ -130,6 +137,35 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: list[_Segment]) -> Tensor
         q, k, v, boundaries, boundaries, longest, longest, window_size=causal, enable_gqa=True
     )
     return out
+
+
+# virtual tokens -------------------------------------------------------------------------------------------------------
+
+
+class BehindAttend:
+    """Packed attention behind n virtual tokens: one segment without a prefix becomes the prefix of all that have none.
+
+    The virtual tokens ask nothing; their queries are zeros whose outputs are left out. Their keys and values gather the
+    gradient of all that see them.
+    """
+
+    def __init__(self, packed: PackedAttend, virtual: KeysValues) -> None:
+        self.virtual = virtual
+        self.n = n = virtual[0][0].shape[0]
+        starts = torch.cat([torch.zeros(1, dtype=packed.starts.dtype), packed.starts + n])
+        prefixes = packed.prefixes or (-1,) * (len(packed.starts) - 1)
+        # Numbers grow by the one segment in front, so that -1, no prefix, becomes 0, the virtual tokens.
+        self.packed = PackedAttend(starts, (-1, *(prefix + 1 for prefix in prefixes)), packed.way)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.virtual[layer]
+        queries = torch.cat([q.new_zeros(self.n, *q.shape[1:]), q])
+        return self.packed(layer, queries, torch.cat([keys, k]), torch.cat([values, v]))[self.n :]
+
+
+def behind(attend: Attend, virtual: KeysValues) -> Attend:
+    """The same layout with virtual tokens before every sequence; a cache was made with them and holds them already."""
+    return BehindAttend(attend, virtual) if isinstance(attend, PackedAttend) else attend
 
 
 # products: segments of like length are padded into one batch of matrix products --------------------------------------
@@ -347,21 +383,40 @@ def _long_backward(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, bucket: _Buck
 
 
 class KeyValueCache:
-    """Keys and values of B sequences of at most T tokens, per layer (B, K, T, E)."""
+    """Keys and values of B sequences of at most T tokens, per layer (B, K, T, E).
 
-    def __init__(self, n_layers: int, slots: int, capacity: int, kv_heads: int, head_width: int, **like: Any) -> None:
-        shape = (n_layers, slots, kv_heads, capacity, head_width)
+    Args:
+        virtual: Of n tokens that stand before every sequence; they lie in n further places and count nowhere.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        slots: int,
+        capacity: int,
+        kv_heads: int,
+        head_width: int,
+        *,
+        virtual: KeysValues = (),
+        **like: Any,
+    ) -> None:
+        self.virtual = virtual
+        self.n_virtual = virtual[0][0].shape[0] if virtual else 0
+        shape = (n_layers, slots, kv_heads, self.n_virtual + capacity, head_width)
         self.keys = torch.zeros(shape, **like)
         self.values = torch.zeros(shape, **like)
+        for layer, (keys, values) in enumerate(virtual):
+            self.keys[layer, :, :, : self.n_virtual] = keys.transpose(0, 1)  # (K, n, E), the same in every slot
+            self.values[layer, :, :, : self.n_virtual] = values.transpose(0, 1)
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.keys.shape[3] - self.n_virtual
 
     def fill(self, layer: int, k: Tensor, v: Tensor, slots: Tensor, places: Tensor) -> None:
         """Store k, v (N, K, E) of N tokens at their (slot, place), both (N,)."""
-        self.keys[layer][slots, :, places] = k
-        self.values[layer][slots, :, places] = v
+        self.keys[layer][slots, :, places + self.n_virtual] = k
+        self.values[layer][slots, :, places + self.n_virtual] = v
 
     def keep(self, slots: Tensor) -> None:
         """Drop all other sequences; those kept are numbered anew in this order."""
@@ -369,7 +424,7 @@ class KeyValueCache:
         self.values = self.values[:, slots].contiguous()
 
     def grow(self, capacity: int) -> None:
-        """Room for `capacity` tokens a sequence."""
+        """Room for `capacity` tokens a sequence, virtual ones left out."""
         wider = (*self.keys.shape[:3], capacity - self.capacity, *self.keys.shape[4:])
         self.keys = torch.cat([self.keys, self.keys.new_zeros(wider)], dim=3)
         self.values = torch.cat([self.values, self.values.new_zeros(wider)], dim=3)
@@ -383,7 +438,8 @@ class PrefillAttend:
     """
 
     def __init__(self, cache: KeyValueCache, starts: Tensor, slots: list[int]) -> None:
-        self.packed = PackedAttend(starts)
+        packed = PackedAttend(starts)
+        self.packed = behind(packed, cache.virtual) if cache.virtual else packed
         self.cache = cache
         lengths = starts[1:] - starts[:-1]
         self.slots = torch.repeat_interleave(torch.tensor(slots), lengths).to(cache.keys.device)  # (N,)
@@ -406,9 +462,10 @@ class CachedAttend:
         self.lengths = lengths.to(cache.keys.device)
         self.rows = torch.arange(len(lengths), device=cache.keys.device)
         # A multiple of 16 leaves the shapes of the products alone for some steps.
-        self.visible = min(-(-(int(lengths.max()) + 1) // 16) * 16, cache.capacity)
+        newest = int(lengths.max()) + cache.n_virtual
+        self.visible = min(-(-(newest + 1) // 16) * 16, cache.n_virtual + cache.capacity)
         steps = torch.arange(self.visible, device=cache.keys.device)
-        mask = steps <= self.lengths.unsqueeze(1)  # (B, T)
+        mask = steps <= self.lengths.unsqueeze(1) + cache.n_virtual  # (B, T)
         self.bias = torch.zeros(mask.shape, dtype=cache.keys.dtype, device=mask.device).masked_fill_(
             ~mask, float("-inf")
         )

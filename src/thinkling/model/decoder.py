@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinkling.model.adapted import Tuned
-from thinkling.model.attend import Attend
+from thinkling.model.attend import Attend, KeysValues, PackedAttend, behind
 from thinkling.model.config import ModelConfig
 from thinkling.model.functions import rms_norm, rotate
 
@@ -103,8 +103,20 @@ class Layers(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_epsilon)
 
 
+class VirtualTokens(Protocol):
+    """Trained tokens that stand before every sequence (prompt and prefix tuning)."""
+
+    n: int
+
+    def __call__(self, model: Decoder) -> KeysValues:
+        """Their keys and values in each layer of `model`, in its dtype."""
+
+
 class Decoder(nn.Module):
     """A causal language model over packed streams."""
+
+    virtual: VirtualTokens | None
+    """Set by a tuning method; None: sequences begin with their own first token."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -113,6 +125,7 @@ class Decoder(nn.Module):
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.register_module("virtual", None)
         self.tuned: Tuned | None = None  # engine/tuning.py's record of what was applied
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -120,18 +133,36 @@ class Decoder(nn.Module):
 
         Args:
             tokens: (N,) ids.
-            positions: (N,) place of each token in its segment, from 0.
-            attend: Who sees whom.
+            positions: (N,) place of each token in its segment, from 0, virtual tokens not counted.
+            attend: Who sees whom, virtual tokens left out.
 
         Returns:
             (N, D) in the dtype of the weights.
         """
         x = self.model.embed_tokens(tokens)  # (N, D)
+        if self.virtual is not None:
+            positions, attend = positions + self.virtual.n, behind(attend, self.virtual(self))
+        out: Tensor = self.model.norm(self.through(x, positions, attend))
+        return out
+
+    def through(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """All blocks: x (N, D), positions (N,) -> (N, D)."""
         cos, sin = rope_table(self.config, positions, x.dtype)
         for block in self.model.layers:
             x = block(x, cos, sin, attend)
-        out: Tensor = self.model.norm(x)
-        return out
+        return x
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """Of each layer, the keys and values of one sequence of embeddings x (n, D) that begins at position 0."""
+        packed = PackedAttend(torch.tensor([0, len(x)]))
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def noting(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            found.append((k, v))
+            return packed(layer, q, k, v)
+
+        self.through(x, torch.arange(len(x), device=x.device), noting)
+        return found
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, D) -> (M, V). Small M only: training goes through head.py, which never keeps them."""

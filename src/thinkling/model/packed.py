@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinkling.model.adapted import AdaptedLinear, plain_weights
-from thinkling.model.attend import Attend
+from thinkling.model.attend import Attend, KeysValues, behind
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Attention, Block, Decoder, FeedForward, RMSNorm, rope_table
 from thinkling.model.functions import rotate
@@ -116,11 +116,15 @@ class PackedDecoder:
             for block in model.model.layers
         ]
         self.head = _product(model.lm_head.weight, None, prepack)
+        self.virtual: KeysValues = model.virtual(model) if model.virtual is not None else ()
+        """What a cache has to be made with."""
 
     @torch.inference_mode()
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states after the last norm: tokens, positions (N,) -> (N, D)."""
         x = F.embedding(tokens, self.model.model.embed_tokens.weight)  # (N, D)
+        if self.virtual:
+            positions, attend = positions + len(self.virtual[0][0]), behind(attend, self.virtual)
         cos, sin = rope_table(self.config, positions, x.dtype)
         for block in self.blocks:
             x = block(x, cos, sin, attend)

@@ -21,10 +21,24 @@ that knows it. `script` writes the same as a Python program.
 
 from __future__ import annotations
 
+from thinkling.recipes.comparing import multiplied
 from thinkling.recipes.editors import schema
 from thinkling.recipes.loading import Recipe, StageSpec, build, find, load, names, plain
 from thinkling.recipes.promises import promise
 from thinkling.recipes.running import run
 from thinkling.recipes.script import script
 
-__all__ = ["Recipe", "StageSpec", "build", "find", "load", "names", "plain", "promise", "run", "schema", "script"]
+__all__ = [
+    "Recipe",
+    "StageSpec",
+    "build",
+    "find",
+    "load",
+    "multiplied",
+    "names",
+    "plain",
+    "promise",
+    "run",
+    "schema",
+    "script",
+]

@@ -13,6 +13,11 @@ An entry has
     peft_config(config, model) -> dict   adapter_config.json as PEFT has it; None where PEFT has no such method
     advice(config, rows) -> list[str]    optional: what to know before so many rows are trained on
     facts(config) -> dict[str, float]    optional: numbers for the report before training, such as alpha / r
+    LEARNING_RATE: float                 optional: where `thinkling compare` begins, when the user names none
+    STARTS_AS_BASE: bool                 optional: False where the model does not begin as the base; the docstring says
+                                         as what
+    for_inference(model, config)         optional: (settings, tensors) of the same function for the adapter file, where
+        -> (Config, dict)                what is trained is more than what is needed afterwards
 
 tests/laws/test_tuning.py holds every entry to this.
 """
