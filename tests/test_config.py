@@ -108,7 +108,7 @@ def test_an_unknown_key_is_refused_with_the_closest_name():
         ("num_epochs", "its name here is num_train_epochs"),
         ("output_dir", "its name here is run_dir"),
         ("dataset", "its name here is data"),
-        ("warmup_steps", "its name here is warmup_ratio"),
+        ("num_warmup_steps", "its name here is warmup_steps"),
         ("gradient_accumulation_steps", "leave it out: a step is split exactly"),
         ("bf16", "leave it out: the number type is chosen"),
         ("do_train", "leave it out: a stage trains because"),

@@ -1,16 +1,12 @@
-"""Masters and schedules."""
+"""Masters and moments."""
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from thinkling.engine.optimizer import MasterAdamW, schedule_factor
+from thinkling.engine.optimizer import MasterAdamW
 
 
 def optimizer_of(model, **changes):
@@ -77,20 +73,6 @@ def test_frozen_parameters_have_no_master():
     assert optimizer_of(model).names == ["weight"]
 
 
-@given(st.sampled_from(["constant", "linear", "cosine"]), st.integers(1, 50), st.integers(51, 400), st.floats(0, 1))
-def test_schedules_rise_to_one_then_never_rise_again_and_end_at_the_minimum(kind, warmup, total, minimum):
-    factors = [
-        schedule_factor(kind, s, warmup_steps=warmup, total_steps=total, minimum=minimum) for s in range(1, total + 1)
-    ]
-    rising, falling = factors[:warmup], factors[warmup - 1 :]
-    assert rising == sorted(rising)
-    assert rising[-1] == 1.0
-    assert all(b <= a + 1e-12 for a, b in itertools.pairwise(falling))
-    after_the_last = schedule_factor(kind, total + 1, warmup_steps=warmup, total_steps=total, minimum=minimum)
-    assert after_the_last == pytest.approx(1.0 if kind == "constant" else minimum, abs=1e-9)
-    assert min(factors) > 0
-
-
 def test_a_parameter_without_a_gradient_in_a_step_counts_as_one_of_gradient_zero():
     ours, theirs = (nn.ModuleList([nn.Linear(3, 1, bias=False) for _ in range(2)]) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
@@ -130,6 +112,14 @@ def test_a_limit_of_zero_leaves_every_gradient_alone():
     optimizer.gradients[0].copy_(torch.tensor([[3.0, 4.0]]))
     assert optimizer.clip(0.0) == pytest.approx(5.0)
     assert optimizer.gradients[0].tolist() == [[3.0, 4.0]]
+
+
+def test_what_is_forgotten_leaves_no_trace_in_the_next_sum():
+    optimizer = optimizer_of(model := nn.Linear(2, 1, bias=False))
+    model(torch.full((1, 2), 5.0)).sum().backward()
+    optimizer.forget()
+    model(torch.ones(1, 2)).sum().backward()
+    assert optimizer.gradients[0].tolist() == [[1.0, 1.0]]
 
 
 def test_a_closed_optimizer_gives_gradients_back_to_autograd():

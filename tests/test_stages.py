@@ -11,10 +11,11 @@ import torch
 
 from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
 from thinkling.core.progress import Silent
-from thinkling.core.run import Run, read_jsonl
+from thinkling.core.run import Run, read_json, read_jsonl
 from thinkling.core.stats import detectable_difference, wilson
 from thinkling.engine.plan import training_memory
 from thinkling.model.config import ModelConfig
+from thinkling.model.names import resolve
 from thinkling.stages import evaluate, sft
 from thinkling.stages._models import load_model
 
@@ -188,6 +189,9 @@ def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, 
         {"memory_limit_gib": 0},
         {"data": []},
         {"learning_rate": 0},
+        {"lr_scheduler_type": "plateau", "validation_rows": 0},
+        {"save_best": "accuracy/validation", "generate_rows": 0},
+        {"early_stopping": "loss/validation", "eval_steps": 0},
     ],
 )
 def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wrong):
@@ -393,3 +397,23 @@ def test_the_constant_answer_of_the_baseline_is_chosen_on_training_problems(eval
 def test_the_last_step_is_looked_at_whatever_the_rhythm(sft_settings, tmp_path):
     run = run_stage(sft, tmp_path / "sft", {**sft_settings, "max_steps": 3, "generate_rows": 0})
     assert [m["step"] for m in run.metrics() if "loss/validation" in m] == [0, 2, 3]
+
+
+def test_a_schedule_longer_than_the_run_is_refused_before_it_and_in_its_promise(sft_settings, tmp_path):
+    long = {**sft_settings, "warmup_steps": 5}
+    with pytest.raises(ConfigError, match="longer than the run"):
+        sft.promise(sft.Config(**long), Silent())
+    with pytest.raises(ConfigError, match="longer than the run"):
+        run_stage(sft, tmp_path / "run", long)
+
+
+def test_a_run_says_which_weights_are_its_model_and_is_them(sft_settings, tmp_path):
+    run = run_stage(sft, tmp_path / "run", {**sft_settings, "save_best": "loss/validation", "average": "ema"})
+    done = read_json(run.done_file)
+    losses = {m["step"]: m["loss/validation"] for m in run.metrics() if m["step"] and "loss/validation" in m}
+    best = min(losses, key=losses.__getitem__)
+    assert done["model"] == f"checkpoints/step-{best}/model"
+    assert f"step {best}" in done["model_is"]
+    assert resolve(str(run.path)) == run.path / done["model"]
+    model, _, _ = load_model(str(run.path / "average"), Silent())
+    assert model.config.n_layers == 2

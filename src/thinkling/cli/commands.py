@@ -1,4 +1,4 @@
-"""The commands that do work: run, quickstart, eval, chat, doctor. Each is a few lines that name what carries it out."""
+"""The commands that do work: run, quickstart, eval, chat, find-lr, doctor. Each names what carries it out."""
 
 from __future__ import annotations
 
@@ -131,6 +131,32 @@ def chat(
             seed=seed,
         )
     talk()
+
+
+def find_lr(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file.")],
+    settings: Settings = None,
+    stage: Annotated[str | None, typer.Option(help="The stage that trains, where the recipe has several.")] = None,
+    low: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last rate.")] = 1e-1,
+    steps: Annotated[int, typer.Option(help="Updates, each at a higher rate than the one before.")] = 60,
+    run_dir: RunDir = None,
+) -> None:
+    """A range test on a recipe's own data: a table and advice; the trained weights are thrown away."""
+    from rich.console import Console
+
+    from thinkling import recipes
+    from thinkling.apps import find_lr as finder
+    from thinkling.apps.console import Terminal
+
+    overrides, folder = split_run_dir(settings or [], run_dir)
+    loaded = recipes.load(recipe, overrides)
+    chosen = finder.training_stage(loaded, stage)
+    folder = folder or new_folder(Path("runs"), f"find-lr-{loaded.name}")
+    with Terminal() as progress:
+        probes, advice = finder.find_learning_rate(loaded, chosen, folder, progress, low=low, high=high, steps=steps)
+    finder.show(probes, advice, chosen.name, Console(highlight=False))
+    typer.echo(tr("done: {folder}", folder=folder))
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:

@@ -6,6 +6,8 @@ This file owns every name in it; nobody else builds a path by hand.
     plan.json        what was promised: rows, tokens, steps, memory by phase, minutes
     metrics.jsonl    one line a step; names have a place and a unit
     samples.jsonl    completions seen during training
+    events.jsonl     what went otherwise than planned: spikes, micro-batches halved; one line each
+    best.json        the step of the best validation so far, where one is kept
     items.jsonl      one line per evaluated item
     evaluation.json  scores with n, intervals and baselines
     comparison.json  one row a training, and the same as a table in comparison.md
@@ -104,6 +106,14 @@ class Run:
         return self.path / "samples.jsonl"
 
     @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def best_file(self) -> Path:
+        return self.path / "best.json"
+
+    @property
     def items_file(self) -> Path:
         return self.path / "items.jsonl"
 
@@ -148,6 +158,17 @@ class Run:
         """One line of samples.jsonl."""
         self._append(self.samples_file, record)
 
+    def event(self, step: int, event: str, facts: Mapping[str, Any]) -> None:
+        """One line of events.jsonl."""
+        self._append(self.events_file, {"step": step, "event": event, **facts})
+
+    def write_best(self, look: Mapping[str, float] | None) -> None:
+        """best.json: the best validation so far, with its step; None where there was none yet."""
+        if look is not None:
+            write_json(self.best_file, dict(look))
+        else:
+            self.best_file.unlink(missing_ok=True)
+
     def items(self, records: list[dict[str, Any]]) -> None:
         """The whole of items.jsonl."""
         write_atomically(self.items_file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
@@ -165,9 +186,9 @@ class Run:
         """plan.json: what is promised before the first step."""
         write_json(self.plan_file, plan)
 
-    def keep_steps_up_to(self, step: int) -> None:
-        """Forget metrics and samples later than `step`: a resumed run writes them again, the same."""
-        for file in (self.metrics_file, self.samples_file):
+    def keep_steps_up_to(self, step: int, *, events: bool = True) -> None:
+        """Forget metrics, samples and `events` later than `step`: a resumed run writes them again, the same."""
+        for file in (self.metrics_file, self.samples_file, *([self.events_file] if events else [])):
             if file.exists():
                 kept = [line for line in read_jsonl(file) if line.get("step", 0) <= step]
                 write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
@@ -247,6 +268,9 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(read_jsonl(self.events_file)) if self.events_file.exists() else []
 
     def samples(self) -> list[dict[str, Any]]:
         return list(read_jsonl(self.samples_file)) if self.samples_file.exists() else []

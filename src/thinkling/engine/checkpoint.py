@@ -2,6 +2,7 @@
 
     checkpoints/step-N/model/               a Hugging Face folder: serve it, evaluate it, go on from it
     checkpoints/step-N/adapter/             in its place where an adapter was trained: see engine/adapter.py
+    checkpoints/step-N/average/             an average of the weights on the way, where one is asked for: as model/
     checkpoints/step-N/optimizer.safetensors   fp32 masters and moments of what is trained
     checkpoints/step-N/state.json           step, data cursor, what the run may continue under
     checkpoints/step-N/manifest.json        sha256 of every file above
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,34 +58,44 @@ def save(
     state: dict[str, Any],
     *,
     keep: int,
+    spare: Collection[int] = (),
+    beside: Callable[[Path], None] = lambda _: None,
 ) -> Path:
-    """Write checkpoints/step-N and drop all but the newest `keep`.
+    """Write checkpoints/step-N and drop all but the newest `keep` and those of the steps in `spare`.
+
+    Args:
+        beside: Writes what else belongs into the folder.
 
     Raises:
         RunError: No space is left; the older checkpoints are untouched.
     """
     folder = run.checkpoint_dir(step)
-    with whole_folder(folder) as beside:
-        save_trained(model, tokenizer, beside)
-        save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, beside / "optimizer.safetensors")
-        (beside / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
-        seal(beside)
+    with whole_folder(folder) as new:
+        save_trained(model, tokenizer, new)
+        save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, new / "optimizer.safetensors")
+        beside(new)
+        (new / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
+        seal(new)
     # A later folder was passed over as damaged; it must not count as one of those kept.
-    for _, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
-        shutil.rmtree(old)
+    for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
+        if s not in spare:
+            shutil.rmtree(old)
     return folder
 
 
-def newest(run: Run, progress: Progress) -> Checkpoint | None:
+def newest(run: Run, progress: Progress, *, every: int = 1) -> Checkpoint | None:
     """The newest checkpoint that is whole; damaged ones are named and passed over. None where there is none at all.
 
     For the process that holds the run: what a killed one left half written is removed.
+
+    Args:
+        every: Only those of a step that is a multiple of this.
 
     Raises:
         RunError: There are checkpoints, and every one is damaged.
     """
     clear_all_leftovers(run.checkpoints_dir)
-    found = run.checkpoints()
+    found = [(step, path) for step, path in run.checkpoints() if step % every == 0]
     for step, path in reversed(found):
         wrong = damage(path)
         if wrong is None:

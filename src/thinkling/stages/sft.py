@@ -33,7 +33,10 @@ from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.generate import Engine, Sampling
 from thinkling.engine.plan import training_memory, training_minutes
+from thinkling.engine.range_test import Probe, range_test
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
+from thinkling.engine.schedule import refuse_schedule
+from thinkling.engine.selection import unseen_metric
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
 from thinkling.engine.tuning import checked, tune
 from thinkling.losses import CROSS_ENTROPY
@@ -161,6 +164,16 @@ class Config(TrainerConfig):
             raise ValueError(tr("system has no effect: rows of a file have their own, and there are none of tasks"))
         return self
 
+    @model_validator(mode="after")
+    def _validations_that_are_read_are_made(self) -> Config:
+        held_out = _held_out_specs(self)
+        available = ["loss/validation"] if held_out and self.validation_rows else []
+        available += ["accuracy/validation"] if any(s.task for s in held_out) and self.generate_rows else []
+        wrong = unseen_metric(self, available, self.eval_steps)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
+
     def _changed(self, *names: str) -> list[str]:
         """Those that ask for something, and for something other than the default."""
         return [name for name in names if getattr(self, name) not in (0, type(self).model_fields[name].default)]
@@ -209,7 +222,21 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         tokens_per_s=trained.tokens / trained.seconds,
         peak_memory_gib=trained.peak_memory_gib,
         last=trained.last,
+        **trained.ending,
     )
+
+
+def probe_rates(config: Config, progress: Progress, *, low: float, high: float, steps: int) -> list[Probe]:
+    """A learning-rate range test on this stage's data and model; nothing is saved. `model` names a model, not a stage.
+
+    Raises:
+        ThinklingError: What the run would refuse before its first step.
+    """
+    ready = make_ready(config, config.model, progress)
+    refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
+    model, _, _ = load_model(config.model, progress)
+    loss = CROSS_ENTROPY
+    return range_test(model, ready.loader, loss, config, low=low, high=high, steps=steps, progress=progress)
 
 
 def promise(config: Config, progress: Progress) -> dict[str, str]:
@@ -253,6 +280,7 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
         progress.note(line)
     loader = _loader(config, prepared.rows)
     steps = config.max_steps or max(1, round(loader.n_batches(1) * (config.num_train_epochs or 0)))
+    refuse_schedule(config, steps)
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
     for line in advice(config.tuning, len(prepared.rows)):
