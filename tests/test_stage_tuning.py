@@ -254,3 +254,8 @@ def test_memory_is_foreseen_for_what_is_trained_alone():
     assert lora.masters == pytest.approx(whole.masters * 4_884_480 / 134_515_008)
     assert lora.peak < frozen.peak < whole.peak
     assert frozen.activations == whole.activations / 2
+
+
+def test_an_average_of_an_adapter_is_refused():
+    with pytest.raises(ValueError, match="average is carried out for whole models"):
+        sft.Config(model="smollm2-135m", data=({"task": "sums", "n": 4},), average="ema", tuning={"method": "lora"})

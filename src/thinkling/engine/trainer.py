@@ -44,6 +44,7 @@ from thinkling.engine.selection import (
     refuse_unseen_metrics,
 )
 from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeConfig, SpikeWatch, hopeless, stopped_by
+from thinkling.engine.tuning import is_adapter
 from thinkling.losses import Loss
 from thinkling.model.attend import PackedAttend
 from thinkling.model.config import ModelConfig
@@ -376,7 +377,8 @@ class _Loop:
                 tr("stopped early, after step {step} of {steps}: {why}", step=step, steps=self.steps, why=why)
             )
         self.progress.note(said)
-        folder = self.run.checkpoint_dir(place) / (FOLDER if choice == "average" else "model")
+        kept = "adapter" if is_adapter(self.model) else "model"
+        folder = self.run.checkpoint_dir(place) / (FOLDER if choice == "average" else kept)
         early = {} if why is None else {"stopped_early": why}
         return {"model": folder.relative_to(self.run.path).as_posix(), "model_is": said, **early}
 

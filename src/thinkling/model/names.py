@@ -31,7 +31,7 @@ from thinkling.model.pull import ALIASES, cache_root, folder_of, is_model_folder
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MODELSCOPE = "modelscope:"
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
-FINAL = re.compile(r"checkpoints/(step-\d+)/(model|average)")
+FINAL = re.compile(r"checkpoints/(step-\d+)/(model|adapter|average)")
 """What done.json of a run names as its model."""
 PARTS_OF_A_RUN = ("best", "last", "average")
 UNWANTED = ["*/*", "consolidated*"]
@@ -190,7 +190,8 @@ def _part_of_a_run(path: Path, progress: Progress) -> Path:
     if path.name == "best":
         if not run.best_file.is_file():
             raise ModelError("this run kept no best model", where=str(run.path), fix="train with save_best, or name it")
-        return _whole(run.checkpoint_dir(round(read_json(run.best_file)["step"])), "model")
+        best = run.checkpoint_dir(round(read_json(run.best_file)["step"]))
+        return _whole(best, _kept(best) or "model")
     averages = [checkpoint for _, checkpoint in run.checkpoints() if (checkpoint / "average").is_dir()]
     if not averages:
         raise ModelError("this run has no average of its weights", where=str(run.path), fix="train with average=ema")

@@ -38,7 +38,7 @@ from thinkling.engine.rollout import attempt, check_references, messages_for, ta
 from thinkling.engine.schedule import refuse_schedule
 from thinkling.engine.selection import unseen_metric
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
-from thinkling.engine.tuning import checked, tune
+from thinkling.engine.tuning import checked, method_of, tune
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
@@ -165,6 +165,14 @@ class Config(TrainerConfig):
         return self
 
     @model_validator(mode="after")
+    def _an_average_is_a_whole_model(self) -> Config:
+        if self.average is not None and method_of(self.tuning).IS_ADAPTER:
+            raise ValueError(
+                tr("average is carried out for whole models, not for adapters ({method})", method=self.tuning["method"])
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validations_that_are_read_are_made(self) -> Config:
         held_out = _held_out_specs(self)
         available = ["loss/validation"] if held_out and self.validation_rows else []
@@ -234,7 +242,8 @@ def probe_rates(config: Config, progress: Progress, *, low: float, high: float, 
     """
     ready = make_ready(config, config.model, progress)
     refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
-    model, _, _ = load_model(config.model, progress)
+    model, _, identity = load_plain(config.model, progress)
+    tune(model, config.tuning, base_of(identity))
     loss = CROSS_ENTROPY
     return range_test(model, ready.loader, loss, config, low=low, high=high, steps=steps, progress=progress)
 
