@@ -29,7 +29,7 @@ $(VENV)/.dev: $(VENV)/.test
 	touch $@
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks

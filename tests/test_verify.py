@@ -261,7 +261,7 @@ def test_a_hostile_answer_is_quickly_not_right_and_does_nothing(answer, form, tm
     for kind, reference in (("number", "18"), ("text", "eighteen")):
         verdict = verify(form.replace("{{", "{").replace("}}", "}").replace("{}", answer), reference, kind=kind)
         assert verdict.status in ("wrong", "unparsable", "no_answer"), verdict
-    assert time.thread_time() - started < 0.2
+    assert time.thread_time() - started < 1.0  # milliseconds where nothing else runs; without budgets, minutes
     assert list(tmp_path.iterdir()) == []
 
 
