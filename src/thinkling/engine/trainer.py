@@ -380,6 +380,7 @@ class _Loop:
         return metrics
 
     def _save(self, step: int) -> None:
+        self.run.sync()  # a resumed run writes no line of an earlier step again
         refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
         state = {
             "cursor": self.batches.state(),
