@@ -35,6 +35,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "save_steps": ("save_strategy", "save_interval", "save_every", "save_freq", "checkpointing_steps"),
     "save_total_limit": ("max_checkpoints", "keep_checkpoints"),
     "logging_steps": ("log_interval", "log_every", "logging_strategy"),
+    "report_to": ("use_wandb", "use_swanlab", "logger", "loggers", "log_with", "wandb"),
     "max_new_tokens": ("max_tokens", "max_gen_len", "max_completion_length", "max_response_length"),
     "system": ("system_prompt", "default_system"),
     "adam_epsilon": ("adam_eps", "optim_eps"),
@@ -49,6 +50,7 @@ NOTES = {
     "batch_size": "rows of one update in all, over whatever devices; or batch_tokens",
     "eval_steps": "every N steps by loss and by generation; 0, the default: at the end only",
     "save_steps": "every N steps; 0, the default: at the end only",
+    "report_to": "such as [tensorboard, wandb]; metrics.jsonl is written in any case",
     "warmup_ratio": "a share of the steps, such as 0.05",
     "micro_batch_tokens": "tokens in one forward pass; it decides memory, never the result",
     "data": "a list, such as data='[{file: my.jsonl}]'",
@@ -69,7 +71,6 @@ NOT_NEEDED = {
     "attention is always over packed rows": ("flash_attn", "attn_implementation", "use_flash_attention_2"),
     "columns are recognised by their exact keys, see format": ("dataset_text_field", "remove_unused_columns"),
     "programs of a model's author are never run": ("trust_remote_code",),
-    "the run folder holds all curves; report.html shows them": ("report_to", "use_wandb", "use_swanlab"),
     "only assistant tokens are learnt": (
         "train_on_inputs",
         "completion_only_loss",

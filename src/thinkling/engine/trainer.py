@@ -7,11 +7,11 @@ whole Batch (law 1); the head forms its gradient chunk by chunk in the forward p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
@@ -27,9 +27,12 @@ from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminat
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
+from thinkling.data.kinds import Kinds
 from thinkling.data.prefixes import share
 from thinkling.engine import checkpoint
+from thinkling.engine.measures import LossByKind, StepClock, UpdateRatio
 from thinkling.engine.optimizer import MasterAdamW, Schedule, schedule_factor
+from thinkling.engine.reporting import LoggerNames, Reports
 from thinkling.losses import Loss
 from thinkling.model.attend import PackedAttend
 from thinkling.model.config import ModelConfig
@@ -66,6 +69,10 @@ class TrainerConfig(Config):
     eval_steps: int = Field(0, ge=0)
     """Validation every so many steps, beside the one before the first and the one after the last; 0: only those."""
     logging_steps: int = Field(1, ge=1)
+    update_ratio_steps: int = Field(10, ge=0)
+    """The size of an update against that of the weights is measured every so many steps; 0: never."""
+    report_to: LoggerNames = ("tensorboard",)
+    """Where the curves go beside the run folder: tensorboard, swanlab, trackio, wandb; []: nowhere."""
 
 
 HEAP_GROWTH = 1.15
@@ -103,7 +110,7 @@ class Speed:
     """What turns tokens into a share of the machine."""
 
     peak_flops: float
-    """Of this machine at the model's dtype, measured."""
+    """What this machine reaches at the products of this model: measures.peak_of_shapes."""
 
 
 def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> list[Batch]:
@@ -127,9 +134,20 @@ def step_flops(config: ModelConfig, micros: list[Batch]) -> float:
 
 
 def accumulate(
-    model: Decoder, batch: Batch, loss: Loss, optimizer: MasterAdamW, config: TrainerConfig
+    model: Decoder,
+    batch: Batch,
+    loss: Loss,
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    *,
+    clock: StepClock | None = None,
+    by_kind: LossByKind | None = None,
 ) -> tuple[dict[str, float], list[Batch]]:
     """Add the gradient of the whole batch's loss to the optimizer's sums.
+
+    Args:
+        clock: Told when forward and backward begin.
+        by_kind: Told what the head says of each counted token.
 
     Returns:
         Each term's mean, and the micro-batches that were computed.
@@ -144,13 +162,22 @@ def accumulate(
     totals = dict.fromkeys(counts, 0.0)
     micros = micro_batches(batch, config, model.device)
     for micro in micros:
-        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config).items():
+        if clock:
+            clock.enter("forward")
+        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config, clock, by_kind).items():
             totals[term] += value
     return {term: total / counts[term] for term, total in totals.items()}, micros
 
 
 def _micro_batch(
-    model: Decoder, micro: Batch, loss: Loss, counts: Any, optimizer: MasterAdamW, config: TrainerConfig
+    model: Decoder,
+    micro: Batch,
+    loss: Loss,
+    counts: Any,
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    clock: StepClock | None,
+    by_kind: LossByKind | None,
 ) -> dict[str, float]:
     """Forward and backward of one micro-batch; returns the terms' sums."""
     if not len(micro.targets()):
@@ -167,7 +194,7 @@ def _micro_batch(
         return torch.stack([loss.coefficients[t] * value / counts[t] for t, value in terms.items()]).sum()
 
     head = model.lm_head.weight
-    _, d_chosen = gradient_in_forward(
+    said, d_chosen = gradient_in_forward(
         chosen.detach(),
         head.detach(),
         supervised.tokens,
@@ -183,6 +210,10 @@ def _micro_batch(
             where=f"rows {', '.join(micro.sources)}",
             fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
         )
+    if by_kind:
+        by_kind.add(said, supervised)
+    if clock:
+        clock.enter("backward")
     chosen.backward(d_chosen)
     return sums
 
@@ -277,19 +308,26 @@ class _Loop:
     settled_gib: float = 0.0
     last: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.clock = StepClock(self.model.device)
+        self.kinds = Kinds(self.tokenizer)
+        self.reports = Reports(self.config.report_to, self.run, self.progress)
+
     def go(self) -> Trained:
         step = self._resume()
         # The look before the first step is written again with it.
         self.run.keep_steps_up_to(step or -1)
         self.progress.start("train", self.steps, "steps")
-        with _StopRequested() as stop:
+        with _StopRequested() as stop, contextlib.closing(self.reports):
             if step == 0:
                 self._validate(0, {})
+            self.clock.begin_step()
             # `range` stands first in the zip: the other way round, one batch too many is taken at the end.
             for number, batch in zip(range(step + 1, self.steps + 1), self.batches, strict=False):
                 step = number
                 self.last = self._step(step, batch)
                 self._after_step(step, stop)
+                self.clock.begin_step()
         if step < self.steps:
             raise RunError(
                 f"the data ended after {step} of {self.steps} steps",
@@ -302,8 +340,14 @@ class _Loop:
         return Trained(self.steps, self.tokens, self.seconds, self.peak_memory_gib, self.last)
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
-        began = time.monotonic()
-        means, micros = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
+        by_kind = LossByKind()
+        if self._is_logged(step):
+            batch = self.kinds.of(batch)
+        self.clock.enter("forward")
+        means, micros = accumulate(
+            self.model, batch, self.loss, self.optimizer, self.config, clock=self.clock, by_kind=by_kind
+        )
+        self.clock.enter("optimizer")
         norm = self.optimizer.clip(self.config.max_grad_norm)
         if not math.isfinite(norm):
             raise NumericsError(
@@ -318,26 +362,43 @@ class _Loop:
             total_steps=self.steps,
             minimum=self.config.minimum_learning_rate_ratio,
         )
+        every = self.config.update_ratio_steps
+        moving = UpdateRatio(self.optimizer.masters) if every and step % every == 0 else None
         self.optimizer.step(rate)
-        took = time.monotonic() - began
+        moved = {"update/to_weight_ratio": moving.after()} if moving else {}
+        self.clock.enter("other")
+        took = self.clock.training_s
         self.tokens += batch.n_tokens
         self.seconds += took
         memory = self._memory()
         self.peak_memory_gib = max(self.peak_memory_gib, memory, peak_memory_gib(self.model.device))
         total = sum(self.loss.coefficients[term] * mean for term, mean in means.items())
+        flops_per_s = step_flops(self.model.config, micros) / took
+        supervised = len(batch.targets())
         return {
             "loss/train": total,
             **{f"loss/{term}": mean for term, mean in means.items() if len(means) > 1},
+            **by_kind.metrics(),
             "gradient/norm": norm,
+            **moved,
             "learning_rate": rate,
             "tokens/step": batch.n_tokens,
             "tokens/computed": sum(micro.n_tokens for micro in micros),
-            "tokens/supervised": len(batch.targets()),
+            "tokens/supervised": supervised,
+            "tokens/supervised_share": supervised / batch.n_tokens,
             "tokens/per_s": batch.n_tokens / took,
-            "mfu": step_flops(self.model.config, micros) / took / self.speed.peak_flops,
+            "flops/tera_per_s": flops_per_s / 1e12,
+            "mfu": flops_per_s / self.speed.peak_flops,
             "memory/gib": memory,
-            "time/step_s": took,
+            **self.clock.split(),
         }
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether the step has a line in metrics.jsonl: the last one and those with a validation always."""
+        return step == self.steps or step % self.config.logging_steps == 0 or self._is_looked_at(step)
+
+    def _is_looked_at(self, step: int) -> bool:
+        return step == self.steps or bool(self.config.eval_steps and step % self.config.eval_steps == 0)
 
     def _memory(self) -> float:
         """GiB now. Steps of ever new shapes fragment the heap, so freed pages are given back when it has grown."""
@@ -365,21 +426,29 @@ class _Loop:
             )
 
     def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        self.clock.enter("evaluation")
         found = self.validate(step) if self.validate else {}
+        self.clock.enter("other")
         if found or metrics:
-            self.run.log(step, {**metrics, **found})
+            self._log(step, {**metrics, **found})
         return found
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        line = {**metrics, **self.clock.split()}
+        self.run.log(step, line)
+        self.reports.log(step, line)
 
     def _record(self, step: int) -> dict[str, float]:
         """Look at held-out problems where it is time, and log the step."""
-        metrics, every = dict(self.last), self.config.eval_steps
-        if step == self.steps or (every and step % every == 0):
+        metrics = dict(self.last)
+        if self._is_looked_at(step):
             return metrics | self._validate(step, metrics)
-        if step % self.config.logging_steps == 0:
-            self.run.log(step, metrics)
+        if self._is_logged(step):
+            self._log(step, metrics)
         return metrics
 
     def _save(self, step: int) -> None:
+        self.clock.enter("checkpoint")
         self.run.sync()  # a resumed run writes no line of an earlier step again
         refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
         state = {
@@ -395,6 +464,7 @@ class _Loop:
         checkpoint.save(
             self.run, step, self.model, self.tokenizer, self.optimizer, state, keep=self.config.save_total_limit
         )
+        self.clock.enter("other")
 
     def _resume(self) -> int:
         found = checkpoint.newest(self.run, self.progress)

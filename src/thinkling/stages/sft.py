@@ -31,6 +31,7 @@ from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
 from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
+from thinkling.engine.measures import peak_of_shapes, products
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
 from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
@@ -182,7 +183,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         steps=ready.steps,
         run=run,
         progress=progress,
-        speed=Speed(ready.peak_flops),
+        speed=Speed(peak_of_own_products(model, config, ready.plan)),
         fingerprint={
             "data": data_hash(ready.prepared.rows),
             "base model": identity["hash"],
@@ -200,6 +201,13 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         peak_memory_gib=trained.peak_memory_gib,
         last=trained.last,
     )
+
+
+def peak_of_own_products(model: Decoder, config: Config, plan: Mapping[str, Any]) -> float:
+    """FLOP/s that this machine reaches at the products of a usual micro-batch, measured within a second."""
+    tokens = min(config.micro_batch_tokens, max(1, plan["tokens"] // plan["steps"]))
+    share = plan["supervised_tokens"] / plan["tokens"]
+    return peak_of_shapes(products(model.config, tokens, config.head_chunk, share), model.dtype, model.device)
 
 
 def promise(config: Config, progress: Progress) -> dict[str, str]:
