@@ -539,6 +539,22 @@ def test_a_loss_that_is_not_a_number_is_left_out_and_counted(evidence: Evidence)
     )
 
 
+def test_the_loss_is_drawn_apart_by_the_kinds_that_occurred_in_both_languages(evidence: Evidence) -> None:
+    assert evidence.training is not None
+    assert "Loss by kind of token" not in render(evidence, PLAIN_PAGE)
+    metrics = tuple({"step": s, "loss/computed_numbers": 2.0 / s, "loss/marks": 0.1} for s in (1, 2, 3))
+    apart = replace(evidence, training=replace(evidence.training, metrics=metrics))
+    html = render(apart, PLAIN_PAGE)
+    assert "Loss by kind of token" in html
+    assert 'class="line computed"' in html
+    assert 'class="line marks"' in html
+    assert 'class="line copied"' not in html
+    assert "Loss of thought and answer" not in html
+    chinese = catalogue("zh")
+    assert all(said in chinese for _, _, said in (*page_module.KIND_LINES, *page_module.PART_LINES))
+    assert "按词元种类分的损失" in render(apart, replace(PLAIN_PAGE, languages=("zh",)))
+
+
 # drawings ---------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import pytest
 import thinkling
 
 PACKAGE = Path(thinkling.__file__).parent
-SHELVES = {"algorithms", "tuning", "tasks", "rewards", "formats", "probes", "checks", "samplers"}
+SHELVES = {"algorithms", "tuning", "tasks", "rewards", "formats", "probes", "checks", "samplers", "loggers"}
 PARTS = {"model", "tokenizer", "data", "losses", "verify"}
 FLOORS: list[set[str]] = [
     {"core"},

@@ -42,6 +42,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "save_steps": ("save_strategy", "save_interval", "save_every", "save_freq", "checkpointing_steps"),
     "save_total_limit": ("max_checkpoints", "keep_checkpoints"),
     "logging_steps": ("log_interval", "log_every", "logging_strategy"),
+    "report_to": ("use_wandb", "use_swanlab", "logger", "loggers", "log_with", "wandb"),
     "max_new_tokens": ("max_tokens", "max_gen_len", "max_completion_length", "max_response_length"),
     "system": ("system_prompt", "default_system"),
     "adam_epsilon": ("adam_eps", "optim_eps"),
@@ -70,6 +71,7 @@ NOTES = {
     "warmup_ratio": "a share of the steps, such as 0.05; warmup_steps in its place is a number of them",
     "lr_scheduler_type": "constant, linear, cosine, inverse_sqrt, warmup_stable_decay or plateau",
     "save_best": "loss/validation or accuracy/validation",
+    "report_to": "such as [tensorboard, wandb]; metrics.jsonl is written in any case",
     "micro_batch_tokens": "tokens in one forward pass; it decides memory, never the result",
     "data": "a list, such as data='[{file: my.jsonl}]'",
     "tasks": "a list, such as tasks='[{task: sums, n: 64}]'",
@@ -90,7 +92,6 @@ NOT_NEEDED = {
     "attention is always over packed rows": ("flash_attn", "attn_implementation", "use_flash_attention_2"),
     "columns are recognised by their exact keys, see format": ("dataset_text_field", "remove_unused_columns"),
     "programs of a model's author are never run": ("trust_remote_code",),
-    "the run folder holds all curves; report.html shows them": ("report_to", "use_wandb", "use_swanlab"),
     "only assistant tokens are learnt": (
         "train_on_inputs",
         "completion_only_loss",

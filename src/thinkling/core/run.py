@@ -12,6 +12,7 @@ This file owns every name in it; nobody else builds a path by hand.
     evaluation.json  scores with n, intervals and baselines
     comparison.json  one row a training, and the same as a table in comparison.md
     checkpoints/     step-N/, whole or absent
+    logs/            the same curves for other programs: logs/tensorboard
     environment.txt  what it ran on, a paragraph for each time it was started
     report.html      one page, opens offline
     done.json        why it ended
@@ -32,7 +33,7 @@ from typing import Any
 import yaml
 
 from thinkling.core.errors import ConfigError, RunError
-from thinkling.core.files import write_atomically, write_json, writing
+from thinkling.core.files import make_folder, sync_file, sync_folder, write_atomically, write_json, writing
 from thinkling.core.shelf import closest
 
 LOCK = ".lock"
@@ -58,7 +59,7 @@ class Run:
         """
         run = cls(Path(path))
         with writing(run.path):
-            run.path.mkdir(parents=True, exist_ok=True)
+            make_folder(run.path)
             run._hold()
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
         if run.holds_results and run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
@@ -148,6 +149,9 @@ class Run:
     def checkpoint_dir(self, step: int) -> Path:
         return self.checkpoints_dir / f"step-{step}"
 
+    def logger_dir(self, name: str) -> Path:
+        return self.path / "logs" / name
+
     # writing ----------------------------------------------------------------------------------------------------
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -192,6 +196,19 @@ class Run:
             if file.exists():
                 kept = [line for line in read_jsonl(file) if line.get("step", 0) <= step]
                 write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+    def sync(self) -> None:
+        """Make metrics and samples so far survive a power cut: before a checkpoint that a resumed run goes on from.
+
+        Raises:
+            RunError: As `core.files.writing`.
+        """
+        for file in (self.metrics_file, self.samples_file):
+            if file.exists():
+                with writing(file):
+                    sync_file(file)
+        with writing(self.path):
+            sync_folder(self.path)
 
     def finish(self, reason: str, **facts: Any) -> None:
         """Write done.json: why the run ended, and how many minutes it took.

@@ -7,11 +7,11 @@ whole Batch (law 1); the head forms its gradient chunk by chunk in the forward p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,14 @@ from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.data.batch import Batch
+from thinkling.data.kinds import Kinds
 from thinkling.data.prefixes import share
 from thinkling.engine import checkpoint, shortage
 from thinkling.engine.averaging import FOLDER, AveragingConfig, MovingAverage, mean_of_files, members, save_average
 from thinkling.engine.coverage import Work, full_work
+from thinkling.engine.measures import LossByKind, StepClock, UpdateRatio
 from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.reporting import LoggerNames, Reports
 from thinkling.engine.schedule import ScheduleConfig, rate_factor, refuse_schedule
 from thinkling.engine.selection import (
     Look,
@@ -76,6 +79,10 @@ class TrainerConfig(ScheduleConfig, SelectionConfig, AveragingConfig, SpikeConfi
     """Validation every so many steps, beside the one before the first and the one after the last; 0: only those."""
     logging_steps: int = Field(1, ge=1)
     """A line of metrics every so many steps; above 1 it also has the largest loss and gradient norm since the last."""
+    update_ratio_steps: int = Field(10, ge=0)
+    """The size of an update against that of the weights is measured every so many steps; 0: never."""
+    report_to: LoggerNames = ("tensorboard",)
+    """Where the curves go beside the run folder: tensorboard, swanlab, trackio, wandb; []: nowhere."""
 
     @model_validator(mode="after")
     def _what_reads_checkpoints_has_some(self) -> TrainerConfig:
@@ -125,7 +132,7 @@ class Speed:
     """What turns tokens into a share of the machine."""
 
     peak_flops: float
-    """Of this machine at the model's dtype, measured."""
+    """What this machine reaches at the products of this model: measures.peak_of_shapes."""
     work: Work | None = None
     """Of a step; None: that of full fine-tuning."""
 
@@ -154,9 +161,20 @@ def step_flops(config: ModelConfig, micros: list[Batch], work: Work | None = Non
 
 
 def accumulate(
-    model: Decoder, batch: Batch, loss: Loss, optimizer: MasterAdamW, config: TrainerConfig
+    model: Decoder,
+    batch: Batch,
+    loss: Loss,
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    *,
+    clock: StepClock | None = None,
+    by_kind: LossByKind | None = None,
 ) -> tuple[dict[str, float], list[Batch]]:
     """Add the gradient of the whole batch's loss to the optimizer's sums.
+
+    Args:
+        clock: Told when forward and backward begin.
+        by_kind: Told what the head says of each counted token.
 
     Returns:
         Each term's mean, and the micro-batches that were computed.
@@ -171,13 +189,22 @@ def accumulate(
     totals = dict.fromkeys(counts, 0.0)
     micros = micro_batches(batch, config, model.device)
     for micro in micros:
-        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config).items():
+        if clock:
+            clock.enter("forward")
+        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config, clock, by_kind).items():
             totals[term] += value
     return {term: total / counts[term] for term, total in totals.items()}, micros
 
 
 def _micro_batch(
-    model: Decoder, micro: Batch, loss: Loss, counts: Any, optimizer: MasterAdamW, config: TrainerConfig
+    model: Decoder,
+    micro: Batch,
+    loss: Loss,
+    counts: Any,
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    clock: StepClock | None,
+    by_kind: LossByKind | None,
 ) -> dict[str, float]:
     """Forward and backward of one micro-batch; returns the terms' sums."""
     if not len(micro.targets()):
@@ -194,7 +221,7 @@ def _micro_batch(
         return torch.stack([loss.coefficients[t] * value / counts[t] for t, value in terms.items()]).sum()
 
     head = model.lm_head.weight
-    _, d_chosen = gradient_in_forward(
+    said, d_chosen = gradient_in_forward(
         chosen.detach(),
         head.detach(),
         supervised.tokens,
@@ -210,6 +237,10 @@ def _micro_batch(
             where=f"rows {', '.join(micro.sources)}",
             fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
         )
+    if by_kind:
+        by_kind.add(said, supervised)
+    if clock:
+        clock.enter("backward")
     chosen.backward(d_chosen)
     return sums
 
@@ -321,18 +352,21 @@ class _Loop:
         self.spikes = SpikeWatch(self.config)
         ema = self.config.average == "ema"
         self.average = MovingAverage(self.optimizer, self.config.average_decay) if ema else None
+        self.clock = StepClock(self.model.device)
+        self.kinds = Kinds(self.tokenizer)
+        self.reports = Reports(self.config.report_to, self.run, self.progress)
 
     def go(self) -> Trained:
         step = self._resume()
         # The look before the first step is written again with it.
         self.run.keep_steps_up_to(step or -1)
         self.progress.start("train", self.steps, "steps")
-        with _StopRequested() as stop:
+        with _StopRequested() as stop, contextlib.closing(self.reports):
             if step == 0:
                 self._validate(0, {})
             batches = iter(self.batches)
             # The batch is taken last: one that is not trained on costs a round of sampling in RL.
-            while step < self.steps and self._reason_to_stop() is None and (batch := next(batches, None)) is not None:
+            while step < self.steps and self._reason_to_stop() is None and (batch := self._next(batches)) is not None:
                 step = self._advance(step, batch, stop)
         if step < self.steps and self._reason_to_stop() is None:
             raise RunError(
@@ -345,6 +379,10 @@ class _Loop:
             raise stop.at_once
         self.progress.finish()
         return Trained(step, self.tokens, self.seconds, self.peak_memory_gib, self.last, ending)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        self.clock.begin_step()
+        return next(batches, None)
 
     def _advance(self, step: int, batch: Batch, stop: _StopRequested) -> int:
         """Train on a batch after `step` steps; returns how many steps are done then, fewer where it went back."""
@@ -382,15 +420,21 @@ class _Loop:
         early = {} if why is None else {"stopped_early": why}
         return {"model": folder.relative_to(self.run.path).as_posix(), "model_is": said, **early}
 
-    def _gradient(self, step: int, batch: Batch) -> tuple[dict[str, float], list[Batch], float]:
-        """The batch's gradient in the optimizer's sums: each term's mean, the micro-batches, the norm before clipping.
+    def _gradient(self, step: int, batch: Batch) -> tuple[dict[str, float], list[Batch], float, LossByKind]:
+        """The batch's gradient in the optimizer's sums: each term's mean, the micro-batches, the norm before clipping,
+        and the loss by kind.
 
         Where memory runs out nothing has been updated, and the step is done again in smaller micro-batches.
         """
         while True:
+            by_kind = LossByKind()
+            self.clock.enter("forward")
             try:
-                means, micros = accumulate(self.model, batch, self.loss, self.optimizer, self.config)
-                return means, micros, self.optimizer.clip(self.config.max_grad_norm)
+                means, micros = accumulate(
+                    self.model, batch, self.loss, self.optimizer, self.config, clock=self.clock, by_kind=by_kind
+                )
+                self.clock.enter("optimizer")
+                return means, micros, self.optimizer.clip(self.config.max_grad_norm), by_kind
             except (MemoryError, RuntimeError) as error:
                 if not shortage.is_shortage(error):
                     raise
@@ -424,9 +468,10 @@ class _Loop:
 
     def _step(self, step: int, batch: Batch) -> dict[str, float] | Spike:
         """One update, or what speaks against it."""
-        began = time.monotonic()
+        if self._is_logged(step):
+            batch = self.kinds.of(batch)
         try:
-            means, micros, norm = self._gradient(step, batch)
+            means, micros, norm, by_kind = self._gradient(step, batch)
         except NumericsError as error:
             return self._spike_of_broken_loss(batch, error)
         total = sum(self.loss.coefficients[term] * mean for term, mean in means.items())
@@ -441,26 +486,43 @@ class _Loop:
             )
         seen = [look["loss/validation"] for look in self.looks if "loss/validation" in look]
         rate = self.config.learning_rate * rate_factor(self.config, step, self.steps, seen)
+        every = self.config.update_ratio_steps
+        moving = UpdateRatio(self.optimizer.masters) if every and step % every == 0 else None
         self._update(step, rate)
+        moved = {"update/to_weight_ratio": moving.after()} if moving else {}
         self.spikes.accept(total, norm)
-        took = time.monotonic() - began
+        self.clock.enter("other")
+        took = self.clock.training_s
         self.tokens += batch.n_tokens
         self.seconds += took
         memory = self._memory()
         self.peak_memory_gib = max(self.peak_memory_gib, memory, peak_memory_gib(self.model.device))
+        flops_per_s = step_flops(self.model.config, micros, self.speed.work) / took
+        supervised = len(batch.targets())
         return {
             "loss/train": total,
             **{f"loss/{term}": mean for term, mean in means.items() if len(means) > 1},
+            **by_kind.metrics(),
             "gradient/norm": norm,
+            **moved,
             "learning_rate": rate,
             "tokens/step": batch.n_tokens,
             "tokens/computed": sum(micro.n_tokens for micro in micros),
-            "tokens/supervised": len(batch.targets()),
+            "tokens/supervised": supervised,
+            "tokens/supervised_share": supervised / batch.n_tokens,
             "tokens/per_s": batch.n_tokens / took,
-            "mfu": step_flops(self.model.config, micros, self.speed.work) / took / self.speed.peak_flops,
+            "flops/tera_per_s": flops_per_s / 1e12,
+            "mfu": flops_per_s / self.speed.peak_flops,
             "memory/gib": memory,
-            "time/step_s": took,
+            **self.clock.split(),
         }
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether the step has a line in metrics.jsonl: the last one and those with a validation always."""
+        return step == self.steps or step % self.config.logging_steps == 0 or self._is_looked_at(step)
+
+    def _is_looked_at(self, step: int) -> bool:
+        return step == self.steps or bool(self.config.eval_steps and step % self.config.eval_steps == 0)
 
     def _memory(self) -> float:
         """GiB now. Steps of ever new shapes fragment the heap, so freed pages are given back when it has grown."""
@@ -492,7 +554,9 @@ class _Loop:
             )
 
     def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        self.clock.enter("evaluation")
         found = self.validate(step) if self.validate else {}
+        self.clock.enter("other")
         self._see(step, found)
         if found or metrics:
             self._log(step, {**metrics, **found})
@@ -506,19 +570,23 @@ class _Loop:
     def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line of metrics; what stood out in the steps between is told with it."""
         peaks = self.peaks if self.config.logging_steps > 1 else {}
-        self.run.log(step, {**metrics, **peaks})
+        line = {**metrics, **peaks, **self.clock.split()}
+        self.run.log(step, line)
+        self.reports.log(step, line)
         self.peaks = {}
 
     def _record(self, step: int) -> dict[str, float]:
         """Look at held-out problems where it is time, and log the step."""
-        metrics, every = dict(self.last), self.config.eval_steps
-        if step == self.steps or (every and step % every == 0):
+        metrics = dict(self.last)
+        if self._is_looked_at(step):
             return metrics | self._validate(step, metrics)
-        if step % self.config.logging_steps == 0:
+        if self._is_logged(step):
             self._log(step, metrics)
         return metrics
 
     def _save(self, step: int, *, final: bool = False) -> None:
+        self.clock.enter("checkpoint")
+        self.run.sync()  # a resumed run writes no line of an earlier step again
         refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
         state = {
             "cursor": self.batches.state(),
@@ -548,6 +616,7 @@ class _Loop:
             beside=functools.partial(self._save_average, step, final),
         )
         self.saved = step
+        self.clock.enter("other")
 
     def _spared(self, step: int) -> set[int]:
         """Checkpoints that are still needed, however old: the best, those to be averaged, the one to go back to."""

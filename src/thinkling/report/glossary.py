@@ -55,6 +55,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "loss is not yet a right answer, so both are shown.",
     ),
     (
+        "computed numbers, copied numbers, marks",
+        "Copied numbers stand in the question or earlier in the same text; computed ones do not, so only they ask "
+        "for arithmetic. Marks are the form: ####, =, line ends, the tags of a thought.",
+    ),
+    (
         "validation",
         "Problems kept out of training on which the model is tried from time to time. The scores above are on yet"
         " others.",

@@ -31,6 +31,14 @@ from thinkling.report.speech import LANGUAGES, Speaker
 HERE = Path(__file__).resolve().parent
 TABLE_ROWS = 24
 """Steps shown in the table beside the curves: enough to read a curve off, short enough for a page."""
+KIND_LINES = (
+    ("loss/computed_numbers", "computed", "computed numbers"),
+    ("loss/copied_numbers", "copied", "copied numbers"),
+    ("loss/words", "words", "words"),
+    ("loss/marks", "marks", "marks of the form"),
+)
+PART_LINES = (("loss/thought", "computed", "thought"), ("loss/answer", "copied", "answer"))
+"""(metric, CSS class, what it is) of the drawings of the loss apart."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +242,18 @@ def _figures(training: Training | None) -> dict[str, Any]:
     metrics = training.metrics if training else ()
     steps = max((float(line["step"]) for line in metrics), default=0.0)
     drawn = [
-        f for f in (_loss(metrics, steps), _accuracy(metrics, steps), *_plain_figures(metrics, steps)) if f.drawing
+        figure
+        for figure in (
+            _loss(metrics, steps),
+            _apart("Loss by kind of token", KIND_LINES, metrics, steps),
+            _apart("Loss of thought and answer", PART_LINES, metrics, steps),
+            _accuracy(metrics, steps),
+            *_plain_figures(metrics, steps),
+        )
+        if figure.drawing
     ]
-    names = ("loss/train", "loss/validation", "accuracy/validation", "learning_rate", "tokens/per_s")
+    apart = [name for name, _, _ in (*KIND_LINES, *PART_LINES)]
+    names = ("loss/train", "loss/validation", *apart, "accuracy/validation", "learning_rate", "tokens/per_s")
     columns = [name for name in names if any(name in line for line in metrics)]
     lines = [line for line in _sampled(metrics) if any(name in line for name in columns)]
     unusable = sum(not math.isfinite(line[name]) for line in metrics for name in columns if line.get(name) is not None)
@@ -245,8 +262,7 @@ def _figures(training: Training | None) -> dict[str, Any]:
 
 def _loss(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:
     train = _series(metrics, "loss/train")
-    # A twentieth of the run: wide enough to quiet single batches, narrow enough to keep a bump.
-    window = max(1, len(train) // 20) | 1
+    window = _window(train)
     lines = [
         charts.Line("raw", train),
         charts.Line("after", charts.smooth(train, window)),
@@ -255,6 +271,25 @@ def _loss(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:
     legend = [("raw", "each training step"), ("after", "running median of {window} steps"), ("check", "validation")]
     present = [pair for line, pair in zip(lines, legend, strict=True) if line.points]
     return Figure("Loss", charts.curves(lines, steps=steps), present, "nats per learnt token", {"window": window})
+
+
+def _window(points: Sequence[tuple[float, float]]) -> int:
+    """A twentieth of the run: wide enough to quiet single batches, narrow enough to keep a bump."""
+    return max(1, len(points) // 20) | 1
+
+
+def _apart(
+    title: str, lines: Sequence[tuple[str, str, str]], metrics: Sequence[Mapping[str, Any]], steps: float
+) -> Figure:
+    """The loss of several kinds of token over each other, smoothed; the kinds that occurred."""
+    series = [(style, said, _series(metrics, name)) for name, style, said in lines]
+    series = [(style, said, points) for style, said, points in series if points]
+    window = max((_window(points) for _, _, points in series), default=1)
+    drawing = charts.curves(
+        [charts.Line(style, charts.smooth(points, window)) for style, _, points in series], steps=steps, from_zero=True
+    )
+    note = "nats per learnt token, running median of {window} steps"
+    return Figure(title, drawing, [(style, said) for style, said, _ in series], note, {"window": window})
 
 
 def _accuracy(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:

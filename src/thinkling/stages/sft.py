@@ -32,6 +32,7 @@ from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.generate import Engine, Sampling
+from thinkling.engine.measures import peak_of_shapes, products
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.range_test import Probe, range_test
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
@@ -213,7 +214,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         steps=ready.steps,
         run=run,
         progress=progress,
-        speed=Speed(ready.peak_flops, ready.coverage.work),
+        speed=Speed(peak_of_own_products(model, config, ready.plan), ready.coverage.work),
         fingerprint={
             "data": data_hash(ready.prepared.rows),
             "base model": identity["hash"],
@@ -246,6 +247,13 @@ def probe_rates(config: Config, progress: Progress, *, low: float, high: float, 
     tune(model, config.tuning, base_of(identity))
     loss = CROSS_ENTROPY
     return range_test(model, ready.loader, loss, config, low=low, high=high, steps=steps, progress=progress)
+
+
+def peak_of_own_products(model: Decoder, config: Config, plan: Mapping[str, Any]) -> float:
+    """FLOP/s that this machine reaches at the products of a usual micro-batch, measured within a second."""
+    tokens = min(config.micro_batch_tokens, max(1, plan["tokens"] // plan["steps"]))
+    share = plan["supervised_tokens"] / plan["tokens"]
+    return peak_of_shapes(products(model.config, tokens, config.head_chunk, share), model.dtype, model.device)
 
 
 def promise(config: Config, progress: Progress) -> dict[str, str]:

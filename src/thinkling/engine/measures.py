@@ -1,0 +1,217 @@
+"""What a training tells of its steps beside the loss: where the time goes, whose the loss is, how far the weights move.
+
+Everything here is read off what the step computes anyway: no second forward pass, and no change of any number that is
+trained with. docs/metrics.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from thinkling.data.batch import Batch
+from thinkling.data.kinds import COLUMN, KINDS, PARTS
+from thinkling.model.config import ModelConfig
+from thinkling.model.head import HeadOutput
+
+PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "checkpoint", "other")
+SAMPLE = 2**14
+"""Weights looked at in each tensor for the size of an update: 4 million of a model of 135M, copied in milliseconds."""
+SHAPES_SECONDS = 0.8
+"""For the products of a model's own shapes, all together."""
+
+
+class StepClock:
+    """Time of one step by phase. At any moment exactly one phase runs, so that the phases add up to the step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._waits = device.type == "cuda"
+        self._phase = "other"
+        self._since = time.monotonic()
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._has_begun = False
+
+    def enter(self, phase: str) -> None:
+        """Whatever ran is over, on the device too, and this phase begins."""
+        assert phase in self._seconds, phase
+        if self._waits and phase != self._phase:
+            torch.cuda.synchronize()
+        now = time.monotonic()
+        self._seconds[self._phase] += now - self._since
+        self._phase, self._since = phase, now
+
+    @property
+    def training_s(self) -> float:
+        """Of forward, backward and update so far in this step."""
+        return sum(self._seconds[phase] for phase in ("forward", "backward", "optimizer"))
+
+    def split(self) -> dict[str, float]:
+        """time/PHASE_s of the step so far, and time/step_s, their sum; nothing where no step has begun."""
+        self.enter(self._phase)
+        phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
+        return {**phases, "time/step_s": sum(self._seconds.values())} if self._has_begun else {}
+
+    def begin_step(self) -> None:
+        """What went before is over; a step begins with its data."""
+        self.enter("data")
+        self._seconds, self._has_begun = dict.fromkeys(PHASES, 0.0), True
+
+
+# whose the loss is ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LossByKind:
+    """The loss of one step's counted tokens, apart by their kind: sums over all micro-batches."""
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(KINDS) * len(PARTS), dtype=torch.float64))
+    """Nats, weighted as the loss is."""
+    weights: Tensor = field(default_factory=lambda: torch.zeros(len(KINDS) * len(PARTS), dtype=torch.float64))
+
+    def add(self, out: HeadOutput, supervised: Batch) -> None:
+        """Count what the head said of the M counted tokens of a micro-batch; without a column of kinds, nothing."""
+        kinds = supervised.columns.get(COLUMN)
+        if kinds is None:
+            return
+        kinds, weights = kinds.cpu(), supervised.loss_weights.double().cpu()
+        self.sums.index_add_(0, kinds, -out.logprobs.detach().double().cpu() * weights)
+        self.weights.index_add_(0, kinds, weights)
+
+    def metrics(self) -> dict[str, float]:
+        """loss/KIND and loss/PART in nats per counted token, of those that occurred."""
+        sums, weights = (column.view(len(PARTS), len(KINDS)) for column in (self.sums, self.weights))
+        by_kind = zip(KINDS, sums.sum(0).tolist(), weights.sum(0).tolist(), strict=True)
+        by_part = zip(PARTS, sums.sum(1).tolist(), weights.sum(1).tolist(), strict=True)
+        return {f"loss/{name}": total / count for name, total, count in (*by_kind, *by_part) if name and count > 0}
+
+
+# how far the weights move ---------------------------------------------------------------------------------------------
+
+
+class UpdateRatio:
+    """Norm of an update over the norm of the weights: about 1e-3 is usual, 1e-1 is too much, 1e-6 trains nothing.
+
+    Estimated from the same evenly spread weights of each tensor before and after, at most SAMPLE of each: a copy of all
+    would be a second model in memory.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+        self._before = [self._some(tensor).clone() for tensor in tensors]
+
+    @staticmethod
+    def _some(tensor: Tensor) -> Tensor:
+        # An odd stride: an even one would stay in the same few columns of a matrix.
+        stride = max(1, tensor.numel() // SAMPLE) | 1
+        return tensor.detach().flatten()[::stride]
+
+    def after(self) -> float:
+        """Call when the weights have moved. 0 where all weights are 0."""
+        moved = squares = 0.0
+        for tensor, before in zip(self._tensors, self._before, strict=True):
+            share = tensor.numel() / before.numel()
+            moved += share * float((self._some(tensor).double() - before.double()).square().sum())
+            squares += share * float(before.double().square().sum())
+        return (moved / squares) ** 0.5 if squares else 0.0
+
+
+# what the machine could do --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product of a training step: (m, k) times (k, n)."""
+
+    m: int
+    k: int
+    n: int
+    kind: str
+    """forward: x W'; input: the gradient of x, dY W; weight: the gradient of W, dY' x."""
+    count: float
+    """How often it occurs, in a pass over `m` tokens."""
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.k * self.n
+
+
+def products(config: ModelConfig, tokens: int, head_rows: int, supervised: float = 1.0) -> list[Product]:
+    """The products of forward and backward over one micro-batch, attention left out.
+
+    Args:
+        tokens: In the micro-batch.
+        head_rows: Rows of a chunk of the head.
+        supervised: Share of the tokens whose prediction counts: the head runs on those alone.
+    """
+    heads, keys = config.n_heads * config.head_width, config.n_kv_heads * config.head_width
+    shapes = [
+        (config.width, heads, 1),
+        (config.width, keys, 2),
+        (heads, config.width, 1),
+        (config.width, config.ffn_width, 2),
+        (config.ffn_width, config.width, 1),
+    ]
+    layers = [(tokens, i, o, n * float(config.n_layers)) for i, o, n in shapes]
+    rows = max(1, min(head_rows, round(tokens * supervised)))
+    head = (rows, config.width, config.vocab_size, tokens * supervised / rows)
+    return [
+        product
+        for m, i, o, count in (*layers, head)
+        for product in (
+            Product(m, i, o, "forward", count),
+            Product(m, o, i, "input", count),
+            Product(o, m, i, "weight", count),
+        )
+    ]
+
+
+def peak_of_shapes(occurring: Sequence[Product], dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s that a step would reach if it consisted of these products alone, each at its own best measured speed.
+
+    That is all FLOPs over the sum of the best times: large products count as much as they weigh. Takes about
+    SHAPES_SECONDS and at least two runs of each distinct product.
+    """
+    each = SHAPES_SECONDS / len(occurring)
+    best: dict[tuple[int, int, int, str], float] = {}
+    for p in occurring:
+        key = (p.m, p.k, p.n, p.kind)
+        if key not in best:
+            best[key] = _best_time(p, dtype, device, each)
+    seconds = sum(p.count * best[p.m, p.k, p.n, p.kind] for p in occurring)
+    return sum(p.count * p.flops for p in occurring) / seconds
+
+
+def _best_time(product: Product, dtype: torch.dtype, device: torch.device, seconds: float) -> float:
+    left, right = _operands(product, dtype, device)
+    result = torch.empty(product.m, product.n, dtype=dtype, device=device)
+    best, end = float("inf"), time.perf_counter() + seconds
+    first = True
+    while first or best == float("inf") or time.perf_counter() < end:
+        started = time.perf_counter()
+        torch.mm(left, right, out=result)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        # The first one loads kernels and touches memory.
+        best = best if first else min(best, time.perf_counter() - started)
+        first = False
+    return best
+
+
+def _operands(product: Product, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """As the layers have them: weights (out, in) are read transposed forward, activations for the weights' gradient."""
+    m, k, n = product.m, product.k, product.n
+    if product.kind == "forward":
+        return _filled(m, k, dtype, device), _filled(n, k, dtype, device).T
+    if product.kind == "input":
+        return _filled(m, k, dtype, device), _filled(k, n, dtype, device)
+    return _filled(k, m, dtype, device).T, _filled(k, n, dtype, device)
+
+
+def _filled(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers that differ, without touching any random stream: a card multiplies zeros faster than weights."""
+    line = torch.arange(columns, device=device).remainder(251).sub(125).div(251).to(dtype)
+    return line.expand(rows, columns).contiguous()
