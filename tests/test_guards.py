@@ -256,8 +256,8 @@ def leaping(monkeypatch):
         monkeypatch.setattr(Leaping, "left_out", left_out)
         monkeypatch.setattr(test_trainer, "Loader", Leaping)
 
-        def with_leaps(model, batch, loss, optimizer, config):
-            means, micros = plain(model, batch, loss, optimizer, config)
+        def with_leaps(model, batch, loss, optimizer, config, **measured):
+            means, micros = plain(model, batch, loss, optimizer, config, **measured)
             factor = float(batch.columns["leap"][0])
             for sums in optimizer.gradients:
                 sums.mul_(factor)
