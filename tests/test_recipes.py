@@ -122,7 +122,7 @@ def test_a_file_that_is_no_stage_is_refused(tmp_path: Path):
     assert "is not a stage" in _refused({"stages": [{str(tmp_path / "odd.py"): {}}]}).what
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/a", "a/b", "..", ["a"], 5])
+@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "a/b", "..", ["a"], 5])
 def test_a_recipe_whose_name_is_no_folder_of_its_own_is_refused(kind: str, name: Any):
     assert "cannot be the name of a recipe" in _refused(_recipe(kind, {}, name=name)).what
 

@@ -7,34 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thinkling.core.service import FAULTS, ServiceRun
+
 
 def faults() -> tuple[type[Exception], ...]:
-    """Whatever it raises: somebody else's program, on somebody else's network, shall not end a run.
+    """See core.service.
 
     Raises:
         ImportError: It is not installed.
     """
     import swanlab  # noqa: F401
 
-    return (Exception,)
+    return FAULTS
 
 
-class SwanlabRun:
-    """One experiment there."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The numbers of one step."""
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.finish()
-
-
-def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> SwanlabRun:
+def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> ServiceRun:
     """An experiment of that name, or the same one again where `identity` is known there."""
     import swanlab
 
@@ -48,4 +35,4 @@ def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any]
         id=identity,
         resume="allow",
     )
-    return SwanlabRun(run)
+    return ServiceRun(run)

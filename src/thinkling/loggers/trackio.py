@@ -6,38 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thinkling.core.service import FAULTS, ServiceRun
+
 
 def faults() -> tuple[type[Exception], ...]:
-    """Whatever it raises: somebody else's program, on somebody else's network, shall not end a run.
+    """See core.service.
 
     Raises:
         ImportError: It is not installed.
     """
     import trackio  # noqa: F401
 
-    return (Exception,)
+    return FAULTS
 
 
-class TrackioRun:
-    """One run there."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The numbers of one step."""
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.finish()
-
-
-def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> TrackioRun:
+def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> ServiceRun:
     """A run of that name, which goes on where there is one of the same name and `identity`."""
     import trackio
 
     run = trackio.init(
         project="thinkling", name=f"{name}-{identity[:6]}", config=dict(settings), resume="allow", auto_log_gpu=False
     )
-    return TrackioRun(run)
+    return ServiceRun(run)

@@ -7,40 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thinkling.core.service import FAULTS, ServiceRun
+
 
 def faults() -> tuple[type[Exception], ...]:
-    """Whatever it raises: somebody else's program, on somebody else's network, shall not end a run.
+    """See core.service.
 
     Raises:
         ImportError: It is not installed.
     """
     import wandb  # noqa: F401
 
-    return (Exception,)
+    return FAULTS
 
 
-class WandbRun:
-    """One run there."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The numbers of one step."""
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.finish()
-
-
-def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> WandbRun:
+def start(*, folder: Path, name: str, identity: str, settings: Mapping[str, Any], first_step: int) -> ServiceRun:
     """A run of that name, or the same one again where `identity` is known there; it drops steps that it has."""
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     project = os.environ.get("WANDB_PROJECT", "thinkling")
     place = str(folder)
-    return WandbRun(
+    return ServiceRun(
         wandb.init(project=project, name=name, id=identity, resume="allow", dir=place, config=dict(settings))
     )

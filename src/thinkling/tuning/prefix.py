@@ -9,7 +9,6 @@ PEFT has it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,19 +16,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thinkling.core.config import Config as Settings
-from thinkling.core.errors import ConfigError
-from thinkling.core.language import tr
 from thinkling.model.attend import KeysValues
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
+from thinkling.model.virtual import common_embeddings, make_room
 
 IS_ADAPTER = True
 MERGES = False
 STARTS_AS_BASE = False
 LEARNING_RATE = 1e-3
 """Ours; the paper has 5e-5 to 8e-5 for GPT-2."""
-COMMON = 5000
-"""Merges are numbered about in the order of how common they are: the first words of a vocabulary are ordinary ones."""
 
 
 class Config(Settings):
@@ -90,17 +86,10 @@ def apply(model: Decoder, config: Config) -> None:
     Raises:
         ConfigError: It leaves no room for a sequence.
     """
-    n, positions = config.num_virtual_tokens, model.config.max_positions
-    if n >= positions:
-        raise ConfigError(
-            tr("{n} virtual tokens leave no room in this model's context of {context}", n=n, context=positions),
-            where=f"tuning.num_virtual_tokens = {n}",
-            fix=tr("take {n} or less", n=max(1, positions // 4)),
-        )
+    make_room(model, config.num_virtual_tokens)
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(config.seed)
-    values = _values_of_drawn_tokens(model, n, generator)
-    model.config = replace(model.config, max_positions=positions - n)  # the room that is left for real tokens
+    values = _values_of_drawn_tokens(model, config.num_virtual_tokens, generator)
     model.virtual = (
         ProjectedTokens(values, model.config.width, config.encoder_hidden_size, generator)
         if config.prefix_projection
@@ -111,11 +100,10 @@ def apply(model: Decoder, config: Config) -> None:
 @torch.no_grad()
 def _values_of_drawn_tokens(model: Decoder, n: int, generator: torch.Generator) -> Tensor:
     """(n, L * 2 * K * E) fp32."""
-    table = model.model.embed_tokens.weight
-    drawn = torch.randint(min(COMMON, len(table)), (n,), generator=generator).to(table.device)
-    if table.is_meta:
+    drawn = common_embeddings(model, n, generator)
+    if drawn.is_meta:
         return torch.empty(n, _numbers(model.config), device="meta")
-    layers = [torch.stack(pair, dim=1).flatten(1) for pair in model.keys_values(table[drawn])]  # L of (n, 2 * K * E)
+    layers = [torch.stack(pair, dim=1).flatten(1) for pair in model.keys_values(drawn)]  # L of (n, 2 * K * E)
     return torch.cat(layers, dim=1).float()
 
 

@@ -7,7 +7,6 @@ tokens, not as the base model alone. In a packed stream they are computed once a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,18 +14,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thinkling.core.config import Config as Settings
-from thinkling.core.errors import ConfigError
-from thinkling.core.language import tr
 from thinkling.model.attend import KeysValues
 from thinkling.model.decoder import Decoder
+from thinkling.model.virtual import common_embeddings, make_room
 
 IS_ADAPTER = True
 MERGES = False
 STARTS_AS_BASE = False
 LEARNING_RATE = 1e-2
 """Ours, for AdamW; the paper has 0.3 for Adafactor."""
-COMMON = 5000
-"""The paper draws from the 5,000 most common tokens; merges are numbered about in the order of how common they are."""
 
 
 class Config(Settings):
@@ -57,19 +53,10 @@ def apply(model: Decoder, config: Config) -> None:
     Raises:
         ConfigError: They leave no room for a sequence.
     """
-    n, positions = config.num_virtual_tokens, model.config.max_positions
-    if n >= positions:
-        raise ConfigError(
-            tr("{n} virtual tokens leave no room in this model's context of {context}", n=n, context=positions),
-            where=f"tuning.num_virtual_tokens = {n}",
-            fix=tr("take {n} or less", n=max(1, positions // 4)),
-        )
+    make_room(model, config.num_virtual_tokens)
     model.requires_grad_(False)
-    model.config = replace(model.config, max_positions=positions - n)  # the room that is left for real tokens
-    table = model.model.embed_tokens.weight
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = torch.randint(min(COMMON, len(table)), (n,), generator=generator).to(table.device)
-    model.virtual = PromptTokens(table.detach()[drawn].float())
+    drawn = common_embeddings(model, config.num_virtual_tokens, torch.Generator().manual_seed(config.seed))
+    model.virtual = PromptTokens(drawn.float())
 
 
 def peft_config(config: Config, model: Decoder) -> dict[str, Any] | None:
