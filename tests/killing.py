@@ -36,7 +36,8 @@ from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
 from thinkling.engine import checkpoint
-from thinkling.engine.trainer import Speed, TrainerConfig, train
+from thinkling.engine.settings import TrainerConfig
+from thinkling.engine.trainer import Speed, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model import weights
 from thinkling.model.config import ModelConfig

@@ -13,7 +13,7 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_json
 from thinkling.data.loader import Loader
 from thinkling.engine.range_test import Probe, advise, range_test, rising_rates
-from thinkling.engine.trainer import TrainerConfig
+from thinkling.engine.settings import TrainerConfig
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.folder import save_folder
 

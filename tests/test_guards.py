@@ -21,10 +21,11 @@ from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.engine import shortage, trainer
 from thinkling.engine.averaging import members
+from thinkling.engine.gradient import accumulate
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.selection import best_look, looks_without_improvement
+from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.spikes import SpikeWatch, robust_score
-from thinkling.engine.trainer import TrainerConfig, accumulate
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.folder import load_folder
 from thinkling.model.names import resolve

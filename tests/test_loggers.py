@@ -19,7 +19,7 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.core.shelf import entry, names
 from thinkling.engine.reporting import Reports
-from thinkling.engine.trainer import TrainerConfig
+from thinkling.engine.settings import TrainerConfig
 from thinkling.loggers import tensorboard
 
 

@@ -10,9 +10,9 @@ from thinkling.core.run import Run
 from thinkling.data.kinds import KINDS, PARTS, Kinds
 from thinkling.data.loader import Loader
 from thinkling.engine import measures
+from thinkling.engine.gradient import accumulate, micro_batches, step_flops
 from thinkling.engine.measures import PHASES, LossByKind, Product, StepClock, UpdateRatio, peak_of_shapes, products
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.trainer import accumulate, micro_batches, step_flops
 from thinkling.losses import CROSS_ENTROPY
 
 CPU = torch.device("cpu")

@@ -19,9 +19,11 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
-from thinkling.engine import checkpoint, trainer
+from thinkling.engine import checkpoint, measures
+from thinkling.engine.gradient import accumulate, mean_loss, micro_batches
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.trainer import Speed, TrainerConfig, accumulate, mean_loss, micro_batches, train
+from thinkling.engine.settings import TrainerConfig
+from thinkling.engine.trainer import Speed, train
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.attend import PackedAttend
 from thinkling.model.folder import load_folder
@@ -76,7 +78,7 @@ def test_a_shared_beginning_leaves_the_gradient_of_the_rows_written_out(tiny_mod
     loss, gradient = fp32_gradients(tiny_model, batch, config)
     computed = sum(micro.n_tokens for micro in micro_batches(batch, config, tiny_model.device))
     assert computed < batch.n_tokens
-    monkeypatch.setattr(trainer, "share", lambda part: part)
+    monkeypatch.setattr("thinkling.engine.gradient.share", lambda part: part)
     plain_loss, plain = fp32_gradients(tiny_model, batch, config)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     torch.testing.assert_close(gradient, plain, rtol=1e-3, atol=1e-5)
@@ -326,8 +328,8 @@ def test_a_checkpoint_that_lacks_a_file_is_damaged(tiny_model, tokenizer, tmp_pa
 
 def test_freed_memory_is_given_back_once_the_heap_has_grown(tiny_model, tokenizer, tmp_path, monkeypatch):
     sizes, returned = iter([1.0, 1.1, 1.2, 1.3]), []
-    monkeypatch.setattr(trainer, "memory_gib", lambda _: next(sizes))
-    monkeypatch.setattr(trainer, "return_freed_memory", lambda: returned.append(True))
+    monkeypatch.setattr(measures, "memory_gib", lambda _: next(sizes))
+    monkeypatch.setattr(measures, "return_freed_memory", lambda: returned.append(True))
     training(tiny_model, tokenizer, tmp_path / "run", steps=4, save_steps=0)
     assert len(returned) == 3  # before the first step; then 1.2 and 1.3 are more than 1.15 times the first
 

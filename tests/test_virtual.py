@@ -12,8 +12,9 @@ from thinkling.core.errors import ConfigError
 from thinkling.data.batch import pack
 from thinkling.data.prefixes import share
 from thinkling.engine.generate import Engine, Request, Sampling
+from thinkling.engine.gradient import accumulate, mean_loss
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.trainer import TrainerConfig, accumulate, mean_loss
+from thinkling.engine.settings import TrainerConfig
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.attend import PackedAttend
 from thinkling.tuning import prefix, prompt

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from thinkling.core.errors import RunError
@@ -108,3 +109,15 @@ def newest(run: Run, progress: Progress, *, every: int = 1) -> Checkpoint | None
             fix="delete the folder to start the run again from the base model",
         )
     return None
+
+
+def machine_kind(model: Decoder) -> dict[str, Any]:
+    """What a resumed run must share for the same bits."""
+    return {
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "processor": torch.cuda.get_device_name(model.device)
+        if model.device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
+    }

@@ -12,8 +12,10 @@ from typing import Any
 
 from thinkling.core.errors import NumericsError
 from thinkling.core.progress import Progress
+from thinkling.engine.gradient import accumulate
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.trainer import BatchSource, TrainerConfig, accumulate
+from thinkling.engine.settings import TrainerConfig
+from thinkling.engine.trainer import BatchSource
 from thinkling.losses import Loss
 from thinkling.model.decoder import Decoder
 

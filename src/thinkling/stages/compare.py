@@ -126,7 +126,8 @@ def everyday_answers(model: Any, tokenizer: Any, config: Config, progress: Progr
 
 def losses_on(model: Any, answers: Sequence[Batch]) -> list[float]:
     """Mean loss of each answer, nats a token."""
-    from thinkling.engine.trainer import TrainerConfig, mean_loss
+    from thinkling.engine.gradient import mean_loss
+    from thinkling.engine.settings import TrainerConfig
 
     return [mean_loss(model, [answer], TrainerConfig.model_validate({})) for answer in answers]
 

@@ -32,13 +32,15 @@ from thinkling.data.rows import read_conversations
 from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.generate import Engine, Sampling
+from thinkling.engine.gradient import mean_loss, micro_batches, step_flops
 from thinkling.engine.measures import peak_of_shapes, products
 from thinkling.engine.plan import training_memory, training_minutes
 from thinkling.engine.range_test import Probe, range_test
 from thinkling.engine.rollout import attempt, check_references, messages_for, task_named
 from thinkling.engine.schedule import refuse_schedule
 from thinkling.engine.selection import unseen_metric
-from thinkling.engine.trainer import Speed, TrainerConfig, Validate, mean_loss, micro_batches, step_flops, train
+from thinkling.engine.settings import TrainerConfig
+from thinkling.engine.trainer import Speed, Validate, train
 from thinkling.engine.tuning import checked, method_of, tune
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig

@@ -1,0 +1,165 @@
+"""The gradient of a batch: its micro-batches forward and backward, one after the other, into one sum (law 1).
+
+Each loss term is divided by its count over the whole batch, so that the parts add up exactly to the gradient of the
+whole; the head forms its gradient chunk by chunk in the forward pass. `mean_loss` is the same without a gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from thinkling.core.errors import NumericsError
+from thinkling.data.batch import Batch
+from thinkling.data.prefixes import share
+from thinkling.engine.coverage import Work, full_work
+from thinkling.engine.measures import LossByKind, StepClock
+from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.settings import TrainerConfig
+from thinkling.losses import Loss
+from thinkling.model.attend import PackedAttend
+from thinkling.model.config import ModelConfig
+from thinkling.model.decoder import Decoder
+from thinkling.model.head import HeadOutput, gradient_in_forward, predictions
+
+
+def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> list[Batch]:
+    """What a step computes: its batch in parts that fit, the common beginnings in each part computed once.
+
+    On CUDA nothing is shared: torch's variable-length kernel has not been tried with prefixes.
+    """
+    parts = batch.split(config.micro_batch_tokens)
+    return [(share(part) if device.type == "cpu" else part).to(device) for part in parts]
+
+
+def step_flops(config: ModelConfig, micros: list[Batch], work: Work | None = None) -> float:
+    """FLOPs of one training step as it is computed, of full fine-tuning where no `work` is given.
+
+    Full: 6 per matrix parameter and token, the head where a prediction counts, and attention (12 H E a pair of tokens
+    that see each other).
+    """
+    work = work or full_work(config)
+    tokens = sum(micro.n_tokens for micro in micros)
+    supervised = sum(len(micro.targets()) for micro in micros)
+    # A token at position p sees p + 1 tokens, its prefixes' included; counted as causal attention is, half a square.
+    pairs = sum(float(micro.positions.sum()) + micro.n_tokens / 2 for micro in micros)
+    return work.per_token * tokens + work.per_prediction * supervised + work.per_pair * pairs
+
+
+def accumulate(
+    model: Decoder,
+    batch: Batch,
+    loss: Loss,
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    *,
+    clock: StepClock | None = None,
+    by_kind: LossByKind | None = None,
+) -> tuple[dict[str, float], list[Batch]]:
+    """Add the gradient of the whole batch's loss to the optimizer's sums.
+
+    Args:
+        clock: Told when forward and backward begin.
+        by_kind: Told what the head says of each counted token.
+
+    Returns:
+        Each term's mean, and the micro-batches that were computed.
+
+    Raises:
+        NumericsError: A loss is not a number; names the rows.
+    """
+    counts = loss.counts(batch)
+    assert all(count > 0 for count in counts.values()), (
+        f"a batch without anything to learn reached the trainer: {counts}"
+    )
+    totals = dict.fromkeys(counts, 0.0)
+    micros = micro_batches(batch, config, model.device)
+    for micro in micros:
+        if clock:
+            clock.enter("forward")
+        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config, clock, by_kind).items():
+            totals[term] += value
+    return {term: total / counts[term] for term, total in totals.items()}, micros
+
+
+def _micro_batch(
+    model: Decoder,
+    micro: Batch,
+    loss: Loss,
+    counts: Mapping[str, float],
+    optimizer: MasterAdamW,
+    config: TrainerConfig,
+    clock: StepClock | None,
+    by_kind: LossByKind | None,
+) -> dict[str, float]:
+    """Forward and backward of one micro-batch; returns the terms' sums."""
+    if not len(micro.targets()):
+        return {}
+    hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
+    chosen = hidden[micro.predictors()]  # (M, D)
+    supervised = micro.supervised()
+    sums: dict[str, float] = {}
+
+    def chunk_loss(out: HeadOutput, low: int, high: int) -> Tensor:
+        terms = loss.sums(out, supervised.rows(low, high))
+        for term, value in terms.items():
+            sums[term] = sums.get(term, 0.0) + float(value.detach())
+        return torch.stack([loss.coefficients[t] * value / counts[t] for t, value in terms.items()]).sum()
+
+    head = model.lm_head.weight
+    said, d_chosen = gradient_in_forward(
+        chosen.detach(),
+        head.detach(),
+        supervised.tokens,
+        chunk_loss,
+        chunk=config.head_chunk,
+        needs=loss.needs,
+        add_weight_gradient=functools.partial(optimizer.add, head) if optimizer.trains(head) else None,
+    )
+    if not all(math.isfinite(value) for value in sums.values()):
+        refuse_broken_weights(model, f"rows {', '.join(micro.sources)}")
+        raise NumericsError(
+            f"the loss is not a number ({', '.join(f'{k} = {v}' for k, v in sums.items())})",
+            where=f"rows {', '.join(micro.sources)}",
+            fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
+        )
+    if by_kind:
+        by_kind.add(said, supervised)
+    if clock:
+        clock.enter("backward")
+    chosen.backward(d_chosen)
+    return sums
+
+
+@torch.no_grad()
+def refuse_broken_weights(model: Decoder, where: str) -> None:
+    """Tell weights that are broken from rows that break good ones: no row can mend the former.
+
+    Raises:
+        NumericsError: A weight is not finite.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise NumericsError(
+                f"{name} holds a weight that is not a number",
+                where=where,
+                fix="lower learning_rate (the last good checkpoint is kept); at the first step, take another model",
+            )
+
+
+@torch.no_grad()
+def mean_loss(model: Decoder, batches: list[Batch], config: TrainerConfig) -> float:
+    """Nats per counted token over fixed batches."""
+    total, count = 0.0, 0.0
+    for batch in batches:
+        for micro in micro_batches(batch, config, model.device):
+            hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
+            kept = micro.supervised()
+            out = predictions(hidden[micro.predictors()], model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
+            total -= float((out.logprobs * kept.loss_weights).sum())
+            count += float(kept.loss_weights.sum())
+    return total / count

@@ -1,0 +1,155 @@
+"""The checkpoints of one training: what is written into each, which are kept, and which one a run goes on from.
+
+`engine/checkpoint.py` writes and reads one folder, whole or not at all. Here stands which folders a training needs: the
+newest, the best, those of an average, the one to go back to after a spike.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from thinkling.core.errors import RunError
+from thinkling.core.progress import Progress
+from thinkling.core.run import Run, environment
+from thinkling.engine import checkpoint
+from thinkling.engine.averaging import FOLDER, MovingAverage, mean_of_files, members, save_average
+from thinkling.engine.gradient import refuse_broken_weights
+from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.selection import Look
+from thinkling.engine.settings import TrainerConfig
+from thinkling.model.decoder import Decoder
+from thinkling.tokenizer.tokenizer import Tokenizer
+
+
+class Keeper:
+    """Saves one training, and brings it back.
+
+    Args:
+        fingerprint: What a resumed run must share (data hash, settings); a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        optimizer: MasterAdamW,
+        config: TrainerConfig,
+        fingerprint: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.run, self.model, self.tokenizer, self.optimizer = run, model, tokenizer, optimizer
+        self.config, self.fingerprint, self.progress = config, fingerprint, progress
+        self.average = MovingAverage(optimizer, config.average_decay) if config.average == "ema" else None
+        self.saved = -1
+        """The step of the newest good checkpoint."""
+
+    # writing ----------------------------------------------------------------------------------------------------
+
+    def save(self, step: int, state: dict[str, Any], best: Look | None, *, final: bool) -> None:
+        """Write the checkpoint of `step`, and drop those that nothing needs any longer.
+
+        Args:
+            state: What the loop needs to go on from here, beside weights and moments.
+            best: The best validation so far, whose checkpoint stays.
+            final: Whether the training ends with it: the average of the last checkpoints is taken then.
+
+        Raises:
+            NumericsError: A weight is not finite.
+            RunError: No space is left; the older checkpoints are untouched.
+        """
+        self.run.sync()  # a resumed run writes no line of an earlier step again
+        refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
+        checkpoint.save(
+            self.run,
+            step,
+            self.model,
+            self.tokenizer,
+            self.optimizer,
+            {
+                **state,
+                "fingerprint": self.fingerprint,
+                "machine": checkpoint.machine_kind(self.model),
+                "environment": environment(),
+            },
+            keep=self.config.save_total_limit,
+            spare=self._spared(step, best),
+            beside=functools.partial(self._save_average, step, final),
+        )
+        self.saved = step
+
+    def _spared(self, step: int, best: Look | None) -> set[int]:
+        """Checkpoints that are still needed, however old: the best, those to be averaged, the one to go back to."""
+        spared = {round(best["step"])} if best is not None else set()
+        if self.config.average == "last":
+            spared |= {*self._averaged(step)}
+        if self.config.spike_action == "rollback":
+            steps = [s for s, _ in self.run.checkpoints()]
+            spared |= {*members(steps, step + 1, save_steps=self.config.save_steps, last=2)}
+        return spared
+
+    def _averaged(self, step: int) -> list[int]:
+        """The steps whose weights would be averaged if the training ended with `step`, which stands last."""
+        steps = [s for s, _ in self.run.checkpoints()]
+        return members(steps, step, save_steps=self.config.save_steps, last=self.config.average_last)
+
+    def _save_average(self, step: int, final: bool, folder: Path) -> None:
+        """The average's own model folder, in the checkpoint that is being written."""
+        values = None
+        if self.average is not None:
+            self.average.save(folder)
+            values = self.average.values
+        elif self.config.average == "last" and final:
+            earlier = [self.run.checkpoint_dir(s) for s in self._averaged(step)[:-1]]
+            values = mean_of_files(earlier, self.optimizer)
+        if values is not None:
+            save_average(self.model, self.tokenizer, self.optimizer, values, folder)
+
+    def has_all(self, step: int) -> bool:
+        """Whether `step` is saved with all that the end of a training has."""
+        lacks_average = self.config.average == "last" and not (self.run.checkpoint_dir(step) / FOLDER).is_dir()
+        return self.saved == step and not lacks_average
+
+    # reading ----------------------------------------------------------------------------------------------------
+
+    def to_go_on_from(self) -> checkpoint.Checkpoint | None:
+        """The newest whole checkpoint, None where there is none; another kind of machine is announced.
+
+        Raises:
+            RunError: Every one is damaged, or it belongs to other data or settings.
+        """
+        found = checkpoint.newest(self.run, self.progress)
+        if found is None:
+            return None
+        for key, value in self.fingerprint.items():
+            if found.state["fingerprint"].get(key) != value:
+                raise RunError(
+                    f"the checkpoint belongs to another {key}: the data or the settings have changed since",
+                    where=str(found.path),
+                    fix="choose another run folder, or delete this one",
+                )
+        now = checkpoint.machine_kind(self.model)
+        changed = [f"{k} {now[k]} instead of {v}" for k, v in found.state["machine"].items() if now.get(k) != v]
+        if changed:
+            self.progress.note(
+                f"resuming with {', '.join(changed)}: the numbers will differ in the last bits from a run never stopped"
+            )
+        return found
+
+    def to_go_back_to(self) -> checkpoint.Checkpoint | None:
+        """The newest whole checkpoint of save_steps: what Ctrl-C or a best validation left between is none of them."""
+        return checkpoint.newest(self.run, self.progress, every=self.config.save_steps)
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        """Weights, moments and the moving average as they were.
+
+        Raises:
+            RunError: There is no average in it, and there should be.
+        """
+        found.restore(self.optimizer)
+        self.optimizer.forget()
+        if self.average is not None:
+            self.average.restore(found.path)
+        self.saved = found.step
