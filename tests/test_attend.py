@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,7 +79,31 @@ def test_no_product_is_larger_than_the_element_budget(monkeypatch):
     monkeypatch.setattr(attend, "BUCKET_ELEMENTS", 3 * 6 * 20**2)
     _, starts = inputs([20] * 8)
     segments = attend._segments(starts.tolist(), ())
-    assert [len(bucket.places) for bucket in attend._buckets(segments, heads=6, kv_heads=2)] == [3, 3, 2]
+    buckets = attend._buckets(segments, heads=6, kv_heads=2)
+    assert sorted(len(bucket.places) for bucket in buckets) == [2, 3, 3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7))
+def test_segments_are_padded_together_as_cheaply_as_any_cuts_allow(lengths):
+    _, starts = inputs(lengths)
+    segments = attend._segments(starts.tolist(), ())
+
+    def cost(groups):
+        padded = sum(len(group) * max(group) ** 2 for group in groups)
+        return 6 * padded + attend.BUCKET_COST * len(groups)
+
+    ordered = sorted(lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attend, "BUCKET_COST", 6 * 500)
+        made = attend._buckets(segments, heads=6, kv_heads=2)
+        ours = 6 * sum(bucket.places.numel() * bucket.seen.shape[1] for bucket in made) + 6 * 500 * len(made)
+        ways = [
+            cost([ordered[a:b] for a, b in itertools.pairwise([0, *cuts, len(ordered)])])
+            for n in range(len(ordered))
+            for cuts in itertools.combinations(range(1, len(ordered)), n)
+        ]
+    assert ours == min(ways)
 
 
 trees = st.lists(st.tuples(st.integers(1, 40), st.integers(-1, 6)), min_size=1, max_size=7).map(

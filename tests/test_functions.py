@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from thinkling.model.functions import rms_norm, rms_norm_plain, rotate, rotate_plain
+from thinkling.model.functions import rms_norm, rms_norm_plain, rotate, rotate_plain, swiglu, swiglu_plain
 
 
 def test_rms_norm_equals_the_plain_one_and_its_gradient():
@@ -53,3 +53,15 @@ def test_rotation_keeps_every_length():
     x = torch.randn(5, 3, 8)
     turned = rotate(x, torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin())
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+
+
+def test_swiglu_equals_the_plain_one_and_its_gradient():
+    torch.manual_seed(0)
+    gate, up, outer = torch.randn(7, 12), torch.randn(7, 12), torch.randn(7, 12)
+    results = []
+    for function in (swiglu, swiglu_plain):
+        leaves = [gate.clone().requires_grad_(), up.clone().requires_grad_()]
+        out = function(*leaves)
+        results.append([out, *torch.autograd.grad(out, leaves, outer)])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)

@@ -10,6 +10,7 @@ cache. `behind` puts virtual tokens, given by their keys and values, before ever
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,8 +23,10 @@ KEEP_PROBABILITIES_UP_TO = 512
 """Tokens of a segment. Longer ones compute their attention probabilities (n^2) again in the backward pass."""
 PRODUCTS_UP_TO = 2048
 """Tokens of a segment. Longer ones go to SDPA, whose memory does not grow with n^2."""
-BUCKET_RATIO = 1.5
-"""Segments whose lengths differ by no more than this are padded together: attention is a few per cent of the work."""
+BUCKET_COST = 100_000
+"""Padded attention probabilities that cost as much as one bucket more, whose products and passes have to be begun."""
+BUCKET_CHOICES = 64
+"""Most segments of a bucket: the search for the best buckets looks no further back."""
 BUCKET_ELEMENTS = 48 * 2**20
 """Most attention probabilities of one product; above, a bucket is computed in pieces."""
 
@@ -206,22 +209,30 @@ def _rows(places: Tensor, kv_heads: int, group: int) -> Tensor:
 
 
 def _buckets(segments: list[_Segment], heads: int, kv_heads: int) -> list[_Bucket]:
-    """Segments sorted by length and cut where the longest would exceed the shortest by BUCKET_RATIO.
+    """Segments in the order of what they see, cut where padding and the number of buckets together cost least.
 
-    A segment that sees more than PRODUCTS_UP_TO is alone: SDPA takes it as it is.
+    The best cuts of the first j segments are the best of the first i < j and one bucket more (dynamic programming). A
+    segment that sees more than PRODUCTS_UP_TO is alone: SDPA takes it as it is.
     """
+    ordered = sorted(segments, key=lambda one: (one.n_seen, one.length))
+    costs, cuts = [0], [0]
+    for end in range(1, len(ordered) + 1):
+        longest, sees = 0, ordered[end - 1].n_seen
+        best, cut = math.inf, end - 1
+        for begin in range(end - 1, max(-1, end - 1 - BUCKET_CHOICES), -1):
+            longest = max(longest, ordered[begin].length)
+            elements = (end - begin) * heads * longest * sees
+            if begin < end - 1 and (elements > BUCKET_ELEMENTS or sees > PRODUCTS_UP_TO):
+                break
+            if costs[begin] + elements + BUCKET_COST < best:
+                best, cut = costs[begin] + elements + BUCKET_COST, begin
+        costs.append(best)
+        cuts.append(cut)
     buckets: list[_Bucket] = []
-    members: list[_Segment] = []
-    for segment in sorted(segments, key=lambda one: (one.length, one.n_seen)):
-        if members:
-            longest = max(one.n_seen for one in (*members, segment))
-            full = (len(members) + 1) * heads * segment.length * longest > BUCKET_ELEMENTS
-            uneven = segment.length > max(members[0].length * BUCKET_RATIO, 32)
-            if full or uneven or longest > PRODUCTS_UP_TO:
-                buckets.append(_bucket(members, heads, kv_heads))
-                members = []
-        members.append(segment)
-    buckets.append(_bucket(members, heads, kv_heads))
+    end = len(ordered)
+    while end:
+        buckets.append(_bucket(ordered[cuts[end] : end], heads, kv_heads))
+        end = cuts[end]
     return buckets
 
 
@@ -359,9 +370,9 @@ def _bucket_backward(
     d_v = torch.bmm(p.transpose(1, 2), d_o)  # (B*K, m, E), summed over the group by the product
     d_p = torch.bmm(d_o, _fold_keys(v, bucket).transpose(1, 2))  # (B*K, G*n, m)
     d_scores = torch._softmax_backward_data(d_p, p, -1, p.dtype)
-    d_scores *= q.shape[2] ** -0.5
-    d_q = torch.bmm(d_scores, _fold_keys(k, bucket))  # (B*K, G*n, E)
-    d_k = torch.bmm(d_scores.transpose(1, 2), _fold_queries(q, kv_heads, bucket))  # (B*K, m, E)
+    scale = q.shape[2] ** -0.5  # on (n, E), not on the larger (n, m)
+    d_q = torch.bmm(d_scores, _fold_keys(k, bucket)).mul_(scale)  # (B*K, G*n, E)
+    d_k = torch.bmm(d_scores.transpose(1, 2), _fold_queries(q, kv_heads, bucket).mul_(scale))  # (B*K, m, E)
     return (
         _cells(d_q, heads, bucket.places.shape, bucket.real),
         _cells(d_k, kv_heads, bucket.seen.shape, None),

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thinkling.model.adapted import Tuned
 from thinkling.model.attend import Attend, KeysValues, PackedAttend, behind
 from thinkling.model.config import ModelConfig
-from thinkling.model.functions import rms_norm, rotate
+from thinkling.model.functions import rms_norm, rotate, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -72,7 +71,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -87,4 +88,29 @@ class _Rotate(torch.autograd.Function):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`rotate_plain` in fewer passes, keeping nothing of x for the backward pass."""
     out: Tensor = _Rotate.apply(x, cos, sin)
+    return out
+
+
+def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
+    """The element-wise part of SwiGLU, Shazeer 2020 (arXiv:2002.05202), equation 6: silu(gate) * up."""
+    return F.silu(gate) * up
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        (gradient,) = gradients
+        d_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return d_gate, F.silu(gate).mul_(gradient)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """`swiglu_plain` that keeps gate and up alone, (..., F) each, and computes silu(gate) again in the backward pass."""
+    out: Tensor = _SwiGLU.apply(gate, up)
     return out
