@@ -34,7 +34,8 @@ def run_stage(stage, folder, settings, earlier=None, progress=None):
 
 
 @pytest.fixture
-def sft_settings(tiny_model_dir):
+def sft_settings(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))  # token files of data files lie there
     return {
         "model": str(tiny_model_dir),
         "data": [{**SUMS, "n": 30}],
@@ -81,6 +82,46 @@ def test_epochs_and_steps_are_promised_exactly(sft_settings, tmp_path):
     run = run_stage(sft, tmp_path / "sft", settings)
     assert run.plan()["epochs"] == 2
     assert json.loads(run.done_file.read_text())["tokens"] == run.plan()["tokens"]  # every row exactly twice
+
+
+def test_a_mixture_gives_what_its_weights_say_and_counts_it(sft_settings, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    file.write_text((json.dumps(row) + "\n") * 9)
+    data = [{**SUMS, "n": 10}, {"file": str(file), "weight": 2}, {"task": "chains", "level": 1, "n": 8, "weight": 0.5}]
+    length = {"max_steps": None, "num_train_epochs": 1, "generate_rows": 0, "validation_rows": 0, "eval_steps": 0}
+    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "data": data, **length})
+    sources = run.plan()["sources"]
+    assert [source["rows"] for source in sources] == [10, 18, 4]
+    assert [source["kept"] for source in sources] == [10, 9, 8]
+    assert sources[1]["source"] == str(file)
+    last = run.metrics()[-1]
+    assert [last[f"source_{n}/tokens"] for n in (1, 2, 3)] == [source["tokens"] for source in sources]
+    assert sum(source["tokens"] for source in sources) == run.plan()["tokens"]
+
+
+def test_a_source_too_light_for_the_length_of_the_training_is_told(sft_settings):
+    data = [{**SUMS, "n": 10}, {"task": "chains", "level": 1, "n": 3, "weight": 0.25}]
+    progress = Silent()
+    ready = sft.make_ready(
+        sft.Config(**{**sft_settings, "data": data, "max_steps": 1}), sft_settings["model"], progress
+    )
+    assert ready.plan["sources"][1]["rows"] == 0
+    assert any("chains, level 1 gives no row" in note for note in progress.notes)
+
+
+def test_a_run_over_a_file_takes_the_token_file_of_the_one_before(sft_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("thinkling.data.cache.KEPT_FROM_BYTES", 0)  # of a small file too
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "hi", "completion": "hello"}\n' * 6)
+    nothing = {"eval_steps": 0, "generate_rows": 0, "validation_rows": 0}
+    config = sft.Config(**{**sft_settings, "data": [{"file": str(file)}], **nothing})
+    first = sft.make_ready(config, config.model, Silent())
+    monkeypatch.setattr("thinkling.data.cache.write_rows", None)
+    again = sft.make_ready(config, config.model, Silent())
+    assert first.prepared.rows.digest == again.prepared.rows.digest
+    assert first.prepared.report == again.prepared.report
+    assert len([path for path in (tmp_path / "home" / "tokens").iterdir() if path.is_dir()]) == 1
 
 
 def test_a_file_of_conversations_is_trained_on(sft_settings, tmp_path):
@@ -192,6 +233,8 @@ def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, 
         {"lr_scheduler_type": "plateau", "validation_rows": 0},
         {"save_best": "accuracy/validation", "generate_rows": 0},
         {"early_stopping": "loss/validation", "eval_steps": 0},
+        {"data": [{**SUMS, "n": 5, "weight": 0}]},
+        {"validation": [{**SUMS, "weight": 2}]},
     ],
 )
 def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wrong):

@@ -7,10 +7,12 @@ then train on the answers, and look at held-out problems by loss and by generati
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +27,13 @@ from thinkling.core.progress import Progress
 from thinkling.core.run import Run, referred
 from thinkling.core.stats import wilson
 from thinkling.data.batch import Batch
+from thinkling.data.cache import FileRows, token_file
 from thinkling.data.generated import training_problems
 from thinkling.data.loader import Loader
-from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, TokenRow, prepare
-from thinkling.data.rows import read_conversations
+from thinkling.data.mixture import Mixture, Source
+from thinkling.data.prepare import MAX_LOST_ANSWERS, Prepared, check_rules, judged, prepare, write_rows
+from thinkling.data.rows import stream_conversations
+from thinkling.data.tokens import TokenFile, temporary
 from thinkling.data.types import Conversation, Message, Problem, Rollout
 from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.generate import Engine, Sampling
@@ -70,6 +75,8 @@ class DataSpec(Settings):
     """How many rows; None: all of a file."""
     path: str | None = None
     """A file for tasks that come from a file."""
+    weight: float = Field(1.0, gt=0)
+    """How often each row comes in an epoch: 2 is twice, 0.25 every fourth row, other ones in the next epoch."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
@@ -116,6 +123,8 @@ class Config(TrainerConfig):
     """Tokens of one update."""
     batch_size: int | None = Field(None, ge=1)
     """Rows of one update, instead of batch_tokens."""
+    data_workers: int | None = Field(None, ge=0)
+    """Processes that tokenise files; 0: none; None: one a core for files of 8 MiB and more. Changes no result."""
     memory_limit_gib: float | None = Field(None, gt=0)
     """The training is refused where its plan needs more, such as 8 for a card of 8 GB; None: what the device has."""
     price_per_hour: float | None = Field(None, ge=0)
@@ -163,6 +172,8 @@ class Config(TrainerConfig):
             without = "{settings} has no effect: nothing is held out; name rows under validation, or leave it out"
             without_tasks = "{settings} has no effect: only tasks have problems to answer, and none is held out"
             raise ValueError(tr(without_tasks if held_out else without, settings=", ".join(idle)))
+        if any(spec.weight != 1 for spec in self.validation):
+            raise ValueError(tr("weight has no effect on what is held out"))
         if self.system is not None and not any(spec.task for spec in (*self.data, *held_out)):
             raise ValueError(tr("system has no effect: rows of a file have their own, and there are none of tasks"))
         return self
@@ -218,7 +229,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         progress=progress,
         speed=Speed(peak_of_own_products(model, config, ready.plan), ready.coverage.work),
         fingerprint={
-            "data": data_hash(ready.prepared.rows),
+            "data": ready.prepared.rows.digest[:16],
             "base model": identity["hash"],
             "number of steps": ready.steps,
         },
@@ -298,13 +309,16 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
     for line in prepared.report.lines():
         progress.note(line)
     loader = _loader(config, prepared.rows)
-    steps = config.max_steps or max(1, round(loader.n_batches(1) * (config.num_train_epochs or 0)))
+    steps = config.max_steps or loader.steps_in(config.num_train_epochs or 0)
     refuse_schedule(config, steps)
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
     for line in advice(config.tuning, len(prepared.rows)):
         progress.note(line)
     plan = make_plan(config, prepared, shape, loader, steps, peak, found)
+    for source in plan["sources"]:
+        if not source["rows"]:  # its weight is too small for a training of this length
+            progress.note(tr("{source} gives no row to this training", source=source["source"]))
     return Ready(prepared, loader, steps, peak, found, plan)
 
 
@@ -313,10 +327,10 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
 
 def conversations_of(
     spec: DataSpec, config: Config, split: str, progress: Progress | None = None
-) -> list[Conversation]:
-    """The rows of one source, in the order they come."""
+) -> Iterable[Conversation]:
+    """The rows of one source, in the order they come; those of a file as a stream."""
     if spec.file is not None:
-        return read_conversations(Path(spec.file), spec.format, spec.options, progress=progress)[: spec.n]
+        return stream_conversations(Path(spec.file), spec.format, spec.options, n=spec.n, progress=progress)
     assert spec.task is not None
     task = task_named(spec.task)
     problems = training_problems(task, spec.n, split=split, level=spec.level, seed=config.seed, path=spec.path)
@@ -340,30 +354,41 @@ def solved(task: Any, problem: Problem, system: str | None) -> Conversation:
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer, progress: Progress) -> Prepared:
-    """All sources as token rows, with the account of what was lost."""
-    conversations = [c for spec in config.data for c in conversations_of(spec, config, "train", progress)]
-    return prepare(
-        conversations,
-        tokenizer,
+    """All sources as token files, with the account of what was lost."""
+    check_rules(config.cutoff_len, config.too_long, config.max_lost_answers)
+    sources = [
+        Source(_token_file(spec, config, tokenizer, progress), spec.label, Fraction(str(spec.weight)))
+        for spec in config.data
+    ]
+    return judged(sources, config.cutoff_len, config.max_lost_answers)
+
+
+def _token_file(spec: DataSpec, config: Config, tokenizer: Tokenizer, progress: Progress) -> TokenFile:
+    """Those of large files are kept between runs; what a task makes is made each time."""
+    if spec.file is not None:
+        return token_file(
+            FileRows(Path(spec.file), spec.format, spec.options, spec.n),
+            tokenizer,
+            cutoff_len=config.cutoff_len,
+            too_long=config.too_long,
+            workers=config.data_workers,
+            progress=progress,
+        )
+    fill = functools.partial(
+        write_rows,
+        conversations=conversations_of(spec, config, "train", progress),
+        tokenizer=tokenizer,
         cutoff_len=config.cutoff_len,
         too_long=config.too_long,
-        max_lost_answers=config.max_lost_answers,
         progress=progress,
     )
+    return temporary(fill)
 
 
-def _loader(config: Config, rows: list[TokenRow]) -> Loader:
+def _loader(config: Config, rows: Mixture) -> Loader:
     if config.batch_size is not None:
         return Loader(rows, batch_rows=config.batch_size, seed=config.seed)
     return Loader(rows, batch_tokens=config.batch_tokens, seed=config.seed)
-
-
-def data_hash(rows: Sequence[TokenRow]) -> str:
-    """Names the very tokens and weights trained on; a resumed run must have the same."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr((row.tokens, row.weights)).encode())
-    return digest.hexdigest()[:16]
 
 
 # the promise ----------------------------------------------------------------------------------------------------------
@@ -380,28 +405,32 @@ def make_plan(
 ) -> dict[str, Any]:
     """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
     report, device = prepared.report, default_device().type
-    share = steps / loader.n_batches(1)
-    largest = max(sum(len(prepared.rows[r].tokens) for r in chosen) for chosen in loader.plan(0))
-    longest = max(len(row.tokens) for row in prepared.rows)
+    epochs, shares, longest = loader.epochs_in(steps), loader.shares(steps), prepared.rows.longest
     needed = training_memory(
         model,
         compute_dtype(device),
-        micro_batch_tokens=min(config.micro_batch_tokens, largest),
+        micro_batch_tokens=min(config.micro_batch_tokens, loader.largest()),
         longest=longest,
         head_chunk=config.head_chunk,
         coverage=found,
     )
-    minutes = training_minutes(_flops_per_epoch(config, model, loader, found.work) * share, peak_flops, device)
+    minutes = training_minutes(_flops_per_epoch(config, model, loader, found.work) * epochs, peak_flops, device)
     plan = {
         "rows": report.rows,
         "kept": report.kept,
         "dropped": report.dropped,
         "cut": report.cut,
-        "tokens": round(report.tokens * share),
-        "supervised_tokens": round(report.supervised_tokens * share),
+        "tokens": round(sum(share.tokens for share in shares)),
+        "supervised_tokens": round(sum(share.supervised_tokens for share in shares)),
         "longest_row": longest,
         "steps": steps,
-        "epochs": share,
+        "epochs": epochs,
+        **({"fill": loader.fill()} if config.batch_tokens is not None else {}),
+        "sources": [
+            {"source": source.label, "weight": float(source.weight), "kept": len(source.rows)}
+            | {name: round(number) for name, number in asdict(share).items()}
+            for source, share in zip(prepared.rows.sources, shares, strict=True)
+        ],
         "parameters": found.parameters,
         "trainable_parameters": found.trained,
         "layers": model.n_layers,
@@ -415,10 +444,9 @@ def make_plan(
 
 def _flops_per_epoch(config: Config, model: ModelConfig, loader: Loader, work: Work) -> float:
     """Of the first epoch; the first PLANNED_BATCHES of its batches stand for all."""
-    plan = loader.plan(0)
-    some = [loader.packed(chosen) for chosen in plan[:PLANNED_BATCHES]]
+    some = [loader.packed(chosen) for chosen in itertools.islice(loader.plan(0), PLANNED_BATCHES)]
     flops = sum(step_flops(model, micro_batches(batch, config, default_device()), work) for batch in some)
-    return flops * len(plan) / len(some)
+    return flops * loader.n_batches(1) / len(some)
 
 
 @dataclass(frozen=True)
@@ -492,6 +520,8 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             speed=f"{plan['peak_tflops']:.2f}",
         ),
     }
+    if "fill" in plan:
+        words["fill"] = tr("{fill} of batch_tokens", fill=f"{plan['fill']:.1%}")
     if "money" in plan:
         words["money"] = tr("about {amount}", amount=f"{plan['money']:.2f}")
     return {tr(name): text for name, text in words.items()}
@@ -550,7 +580,7 @@ def _held_out_rows(config: Config, tokenizer: Tokenizer, progress: Progress) -> 
     if not specs or not config.validation_rows:
         return None
     each = max(1, config.validation_rows // len(specs))
-    conversations = []
+    conversations: list[Conversation] = []
     for spec in specs:
         some = spec.model_copy(update={"n": min(spec.n or each, each)})
         conversations += conversations_of(some, config, "validation", progress)
@@ -572,6 +602,6 @@ def _held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
     return drawn
 
 
-def _as_batches(rows: list[TokenRow], config: Config) -> list[Batch]:
+def _as_batches(rows: Mixture, config: Config) -> list[Batch]:
     loader = Loader(rows, batch_tokens=config.micro_batch_tokens, seed=0)
     return [loader.packed(chosen) for chosen in loader.plan(0)]
