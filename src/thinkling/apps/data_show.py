@@ -140,7 +140,7 @@ def gathered(what: str, format: str | None, limit: int, progress: Progress | Non
         raise ConfigError("format has no effect on a task", where=what, fix="leave it out")
     # Here and not above: training's own rule for problems comes with torch, which a file does without.
     from thinkling.data.generated import training_problems
-    from thinkling.stages.sft import solved
+    from thinkling.stages._sft_rows import solved
 
     name, _, query = what.removeprefix("task:").partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
