@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError, RunError
+from thinkling.data import loader as loader_module
 from thinkling.data.batch import Batch
-from thinkling.data.loader import Loader, by_rows, by_tokens, epoch_order
-from thinkling.data.prepare import TokenRow
+from thinkling.data.loader import Loader
+from thinkling.data.tokens import TokenRow
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 sizes = st.one_of(
@@ -30,7 +32,7 @@ def contents(batches: list[Batch]) -> list[tuple[list[int], tuple[str, ...]]]:
 
 @given(lengths, sizes, st.integers(0, 5))
 def test_every_epoch_has_every_row_once(lengths: list[int], size: dict[str, int], epoch: int):
-    plan = Loader(rows_of(lengths), **size, seed=3).plan(epoch)
+    plan = list(Loader(rows_of(lengths), **size, seed=3).plan(epoch))
     assert sorted(itertools.chain.from_iterable(plan)) == list(range(len(lengths)))
     assert all(plan)
 
@@ -41,27 +43,9 @@ def test_a_batch_keeps_its_token_budget_unless_one_row_alone_is_larger(lengths: 
         assert len(chosen) == 1 or sum(lengths[row] for row in chosen) <= batch_tokens
 
 
-@given(lengths, st.integers(1, 60))
-def test_emptier_batches_are_as_few_as_full_ones(lengths: list[int], batch_tokens: int):
-    full, tokens = 0, batch_tokens + 1
-    for length in lengths:  # the plain way: fill a batch, open the next
-        if tokens + length > batch_tokens:
-            full, tokens = full + 1, 0
-        tokens += length
-    assert len(by_tokens(lengths, batch_tokens)) == full
-
-
-def test_batches_are_no_fuller_than_their_number_asks_for():
-    # ten rows of 10 tokens at 40 a batch: three batches at 30 a batch would leave one row over
-    assert by_tokens([10] * 10, 40) == [4, 4, 2]
-    # nine rows: 4 + 4 + 1 when filled, 3 + 3 + 3 when even
-    assert by_tokens([10] * 9, 40) == [3, 3, 3]
-    assert by_rows(10, 4) == [3, 3, 4]
-
-
 @given(st.integers(1, 200), st.integers(1, 50))
 def test_batches_of_rows_differ_by_one_row_at_most(n_rows: int, batch_rows: int):
-    counts = by_rows(n_rows, batch_rows)
+    counts = [len(batch) for batch in Loader(rows_of([1] * n_rows), batch_rows=batch_rows).plan(0)]
     assert sum(counts) == n_rows
     assert max(counts) <= batch_rows
     assert max(counts) - min(counts) <= 1
@@ -86,8 +70,72 @@ def test_the_promised_number_of_batches_is_the_number_that_comes(lengths: list[i
 
 
 def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
-    assert epoch_order(50, 0, 0) == epoch_order(50, 0, 0)
-    assert len({tuple(epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    def order(seed: int, epoch: int, **size: int) -> tuple[int, ...]:
+        plan = Loader(rows_of([1] * 50), **(size or {"batch_rows": 7}), seed=seed).plan(epoch)
+        return tuple(itertools.chain.from_iterable(plan))
+
+    assert order(0, 0) == order(0, 0) == order(0, 0, batch_rows=3)
+    assert len({order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+@given(lengths, st.integers(1, 60), st.integers(1, 12))
+def test_windows_change_neither_the_laws_of_an_epoch_nor_the_promise(lengths: list[int], batch_tokens: int, rows: int):
+    # Windows of a few rows, so that an epoch has many.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader_module, "WINDOW_ROWS", rows)
+        patch.setattr(loader_module, "WINDOW_BATCHES", 1)
+        loader = Loader(rows_of(lengths), batch_tokens=batch_tokens)
+        plan = list(loader.plan(0))
+        whole = contents(list(itertools.islice(loader, 2 * len(plan))))
+        again = Loader(rows_of(lengths), batch_tokens=batch_tokens)
+        before = contents(list(itertools.islice(again, len(plan) // 2)))
+        last = Loader(rows_of(lengths), batch_tokens=batch_tokens)
+        last.restore(again.state())
+        after = contents(list(itertools.islice(last, 2 * len(plan) - len(before))))
+        promised = loader.n_batches(1)
+    assert sorted(itertools.chain.from_iterable(plan)) == list(range(len(lengths)))
+    assert promised == len(plan)
+    assert before + after == whole
+
+
+@given(lengths, sizes, st.floats(0.1, 4))
+def test_steps_and_epochs_say_the_same(lengths: list[int], size: dict[str, int], epochs: float):
+    loader = Loader(rows_of(lengths), **size, seed=2)
+    steps = loader.steps_in(epochs)
+    # Half a step is what rounding may take from or add to a part of an epoch, and one step is the least.
+    assert abs(loader.epochs_in(steps) - epochs) <= 1 / min(
+        loader.n_batches(e + 1) - loader.n_batches(e) for e in range(5)
+    )
+    assert loader.epochs_in(loader.n_batches(3)) == 3
+
+
+@given(lengths, sizes)
+def test_no_batch_is_larger_than_was_said(lengths: list[int], size: dict[str, int]):
+    loader = Loader(rows_of(lengths), **size)
+    largest = max(sum(lengths[row] for row in batch) for batch in loader.plan(0))
+    assert largest <= loader.largest()
+    assert loader.largest() == largest or loader.batch_rows is None
+
+
+def test_the_fill_is_what_the_batches_have_of_their_budget():
+    assert Loader(rows_of([5] * 6), batch_tokens=10).fill() == 1.0
+    assert Loader(rows_of([6, 6]), batch_tokens=10).fill() == 0.6
+
+
+def test_an_error_of_the_packing_thread_comes_out_of_the_loop():
+    loader = Loader(rows_of([3, 4]), batch_rows=1)
+    loader.packed = lambda chosen: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        next(iter(loader))
+
+
+def test_a_loader_that_is_left_leaves_no_thread_behind():
+    before = threading.active_count()
+    batches = iter(Loader(rows_of([3, 4]), batch_rows=1))
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before
 
 
 def test_rows_are_packed_with_their_weights_and_sources():

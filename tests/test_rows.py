@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError, DataError
-from thinkling.data.rows import read_conversations, read_rows
+from thinkling.data.rows import read_rows, stream_conversations
 from thinkling.data.types import Conversation
 from thinkling.formats import gsm8k
 
@@ -22,6 +22,10 @@ def written(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def read_conversations(*where: Any, **how: Any) -> list[Conversation]:
+    return list(stream_conversations(*where, **how))
 
 
 def said(conversation: Conversation) -> list[tuple[str, str]]:
@@ -285,3 +289,11 @@ def test_reading_tells_how_far_it_is_in_bytes_of_the_file(tmp_path: Path, monkey
     assert Heard.phases == [("bytes", path.stat().st_size)]
     assert len(Heard.told) == 4
     assert Heard.told[-1] == path.stat().st_size
+
+
+def test_no_more_of_a_file_is_read_than_rows_are_wanted(tmp_path: Path):
+    path = written(tmp_path, {"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"})
+    path.write_text(path.read_text() + "no JSON\n")
+    assert len(read_conversations(path, n=2)) == 2
+    with pytest.raises(DataError, match="broken JSON"):
+        read_conversations(path, n=3)

@@ -18,7 +18,7 @@ from thinkling.engine.tuning import checked
 from thinkling.model.attend import PackedAttend
 from thinkling.model.config import ModelConfig
 from thinkling.model.names import resolve
-from thinkling.stages import evaluate, sft
+from thinkling.stages import _sft_plan, evaluate, sft
 from thinkling.stages._models import load_model, load_plain
 
 SMOLLM2 = ModelConfig("llama", 49152, 576, 30, 9, 3, 64, 1536, 8192)
@@ -190,7 +190,7 @@ def test_the_plan_tells_coverage_share_scale_and_advice(settings, tmp_path):
     }
     assert plan["tuning"]["advice"]
     assert plan["tuning"]["advice"][0] in notes.said
-    words = sft.plan_in_words(plan)
+    words = _sft_plan.plan_in_words(plan)
     assert words["trainable"].startswith(f"{trained:,} of {plan['parameters']:,} parameters")
     assert words["covers"] == "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj in 2 of 2 layers"
     assert (words["rank"], words["scale"]) == ("2", "10")

@@ -16,7 +16,7 @@ from thinkling.core.stats import detectable_difference, wilson
 from thinkling.engine.plan import training_memory
 from thinkling.model.config import ModelConfig
 from thinkling.model.names import resolve
-from thinkling.stages import evaluate, sft
+from thinkling.stages import _sft_held_out, _sft_plan, _sft_rows, evaluate, sft
 from thinkling.stages._models import load_model
 
 SUMS = {"task": "sums", "level": 1}
@@ -34,7 +34,8 @@ def run_stage(stage, folder, settings, earlier=None, progress=None):
 
 
 @pytest.fixture
-def sft_settings(tiny_model_dir):
+def sft_settings(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKLING_HOME", str(tmp_path / "home"))  # token files of data files lie there
     return {
         "model": str(tiny_model_dir),
         "data": [{**SUMS, "n": 30}],
@@ -83,6 +84,46 @@ def test_epochs_and_steps_are_promised_exactly(sft_settings, tmp_path):
     assert json.loads(run.done_file.read_text())["tokens"] == run.plan()["tokens"]  # every row exactly twice
 
 
+def test_a_mixture_gives_what_its_weights_say_and_counts_it(sft_settings, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    file.write_text((json.dumps(row) + "\n") * 9)
+    data = [{**SUMS, "n": 10}, {"file": str(file), "weight": 2}, {"task": "chains", "level": 1, "n": 8, "weight": 0.5}]
+    length = {"max_steps": None, "num_train_epochs": 1, "generate_rows": 0, "validation_rows": 0, "eval_steps": 0}
+    run = run_stage(sft, tmp_path / "sft", {**sft_settings, "data": data, **length})
+    sources = run.plan()["sources"]
+    assert [source["rows"] for source in sources] == [10, 18, 4]
+    assert [source["kept"] for source in sources] == [10, 9, 8]
+    assert sources[1]["source"] == str(file)
+    last = run.metrics()[-1]
+    assert [last[f"source_{n}/tokens"] for n in (1, 2, 3)] == [source["tokens"] for source in sources]
+    assert sum(source["tokens"] for source in sources) == run.plan()["tokens"]
+
+
+def test_a_source_too_light_for_the_length_of_the_training_is_told(sft_settings):
+    data = [{**SUMS, "n": 10}, {"task": "chains", "level": 1, "n": 3, "weight": 0.25}]
+    progress = Silent()
+    ready = sft.make_ready(
+        sft.Config(**{**sft_settings, "data": data, "max_steps": 1}), sft_settings["model"], progress
+    )
+    assert ready.plan["sources"][1]["rows"] == 0
+    assert any("chains, level 1 gives no row" in note for note in progress.notes)
+
+
+def test_a_run_over_a_file_takes_the_token_file_of_the_one_before(sft_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("thinkling.data.cache.KEPT_FROM_BYTES", 0)  # of a small file too
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "hi", "completion": "hello"}\n' * 6)
+    nothing = {"eval_steps": 0, "generate_rows": 0, "validation_rows": 0}
+    config = sft.Config(**{**sft_settings, "data": [{"file": str(file)}], **nothing})
+    first = sft.make_ready(config, config.model, Silent())
+    monkeypatch.setattr("thinkling.data.cache.write_rows", None)
+    again = sft.make_ready(config, config.model, Silent())
+    assert first.prepared.rows.digest == again.prepared.rows.digest
+    assert first.prepared.report == again.prepared.report
+    assert len([path for path in (tmp_path / "home" / "tokens").iterdir() if path.is_dir()]) == 1
+
+
 def test_a_file_of_conversations_is_trained_on(sft_settings, tmp_path):
     file = tmp_path / "rows.jsonl"
     row = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
@@ -100,21 +141,21 @@ def test_a_format_is_told_its_options(sft_settings, tmp_path):
     for options in (None, {"calculator_marks": True}):
         spec = {"file": str(file), "format": "gsm8k", "options": options}
         config = sft.Config(model="m", data=[spec])
-        [conversation] = sft.conversations_of(config.data[0], config, "train")
+        [conversation] = _sft_rows.conversations_of(config.data[0], config, "train")
         said.append(conversation.messages[1].content)
     assert said == ["1+1 = 2", "1+1 = <<1+1=2>>2"]
 
 
 def test_no_held_out_problem_was_trained_on(sft_settings):
     config = sft.Config(**{**sft_settings, "data": [{**SUMS, "n": 200}], "generate_rows": 60})
-    trained = {c.source for spec in config.data for c in sft.conversations_of(spec, config, "train")}
-    assert not trained & {f"{p.task}/{p.id}" for _, p in sft._held_out_problems(config)}
+    trained = {c.source for spec in config.data for c in _sft_rows.conversations_of(spec, config, "train")}
+    assert not trained & {f"{p.task}/{p.id}" for _, p in _sft_held_out.held_out_problems(config)}
 
 
 def test_a_test_split_is_never_trained_on(sft_settings):
     config = sft.Config(**sft_settings)
     with pytest.raises(DataError, match="never trained on"):
-        sft.conversations_of(config.data[0], config, "test")
+        _sft_rows.conversations_of(config.data[0], config, "test")
 
 
 def test_answers_lost_to_the_cutoff_refuse_the_run_before_it_starts(sft_settings, tmp_path):
@@ -126,11 +167,13 @@ def test_answers_lost_to_the_cutoff_refuse_the_run_before_it_starts(sft_settings
 
 @pytest.mark.parametrize("limit", [None, 8.0])
 def test_a_training_that_cannot_fit_is_refused_with_the_mend(sft_settings, limit):
-    at_hand = sft.memory_at_hand(sft.Config(**sft_settings, memory_limit_gib=limit))
+    at_hand = _sft_plan.memory_at_hand(sft.Config(**sft_settings, memory_limit_gib=limit))
     assert limit in (None, at_hand.total_gib)
-    sft.refuse_what_does_not_fit({"memory_gib": {"weights": 0.1, "peak": 0.1}}, at_hand, Silent())
+    _sft_plan.refuse_what_does_not_fit({"memory_gib": {"weights": 0.1, "peak": 0.1}}, at_hand, Silent())
     with pytest.raises(MachineError, match=r"weights 900000.00, logits 100000.00") as caught:
-        sft.refuse_what_does_not_fit({"memory_gib": {"logits": 1e5, "weights": 9e5, "peak": 1e6}}, at_hand, Silent())
+        _sft_plan.refuse_what_does_not_fit(
+            {"memory_gib": {"logits": 1e5, "weights": 9e5, "peak": 1e6}}, at_hand, Silent()
+        )
     assert "micro_batch_tokens" in caught.value.fix
 
 
@@ -148,7 +191,7 @@ def test_a_plan_that_needs_more_than_the_memory_of_a_card_is_refused_before_the_
 def test_a_promise_is_the_plan_of_the_run_and_needs_no_weights(sft_settings, tmp_path):
     run = run_stage(sft, tmp_path / "sft", sft_settings)
     next(tmp_path.glob("tiny/*.safetensors")).unlink()
-    promised, planned = sft.promise(sft.Config(**sft_settings), Silent()), sft.plan_in_words(run.plan())
+    promised, planned = sft.promise(sft.Config(**sft_settings), Silent()), _sft_plan.plan_in_words(run.plan())
     for key in ("rows", "tokens", "steps", "trainable", "memory"):
         assert promised[key] == planned[key]
     assert "logits" in promised["memory"]
@@ -159,7 +202,7 @@ def test_a_promise_is_the_plan_of_the_run_and_needs_no_weights(sft_settings, tmp
 def test_a_price_makes_the_plan_tell_the_money(sft_settings):
     ready = sft.make_ready(sft.Config(**sft_settings, price_per_hour=120), sft_settings["model"], Silent())
     assert ready.plan["money"] == pytest.approx(2 * ready.plan["minutes"])  # 120 an hour is 2 a minute
-    assert sft.plan_in_words(ready.plan)["money"].startswith("about ")
+    assert _sft_plan.plan_in_words(ready.plan)["money"].startswith("about ")
 
 
 def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, tmp_path, monkeypatch):
@@ -192,6 +235,8 @@ def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, 
         {"lr_scheduler_type": "plateau", "validation_rows": 0},
         {"save_best": "accuracy/validation", "generate_rows": 0},
         {"early_stopping": "loss/validation", "eval_steps": 0},
+        {"data": [{**SUMS, "n": 5, "weight": 0}]},
+        {"validation": [{**SUMS, "weight": 2}]},
     ],
 )
 def test_settings_that_contradict_or_have_no_effect_are_refused(sft_settings, wrong):

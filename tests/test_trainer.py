@@ -258,8 +258,8 @@ def test_killed_after_a_checkpoint_it_writes_and_counts_no_step_twice(tiny_model
 
 def test_no_batch_is_taken_that_is_not_trained_on(tiny_model, tokenizer, tmp_path, monkeypatch):
     taken = []
-    packed = Loader.packed
-    monkeypatch.setattr(Loader, "packed", lambda self, chosen: taken.append(chosen) or packed(self, chosen))
+    batches = Loader.__iter__
+    monkeypatch.setattr(Loader, "__iter__", lambda self: (taken.append(batch) or batch for batch in batches(self)))
     training(tiny_model, tokenizer, tmp_path / "run", steps=3)
     assert len(taken) == 3  # in RL a batch costs a whole round of sampling
 

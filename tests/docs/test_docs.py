@@ -147,9 +147,9 @@ def test_the_reward_and_the_family_of_the_page_keep_the_laws_of_their_shelves(wr
 
 
 def test_the_format_of_the_page_keeps_every_text(written: Path):
-    from thinkling.data.rows import read_conversations
+    from thinkling.data.rows import stream_conversations
 
-    [conversation] = read_conversations("my_rows.jsonl", "./my_format.py")
+    [conversation] = stream_conversations("my_rows.jsonl", "./my_format.py")
     said = " ".join(message.content for message in conversation.messages)
     assert all(text in said for text in ("What has keys", "You hear it.", "A piano."))
 

@@ -7,10 +7,10 @@ parted by ¦. Special tokens are written out, line breaks have a ↵, and ✂ ma
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,8 +23,9 @@ from thinkling.apps.console import Terminal
 from thinkling.core import shelf
 from thinkling.core.errors import ConfigError
 from thinkling.core.progress import Progress
-from thinkling.data.prepare import MAX_LOST_ANSWERS, TokenRow, encode_rows, prepare
-from thinkling.data.rows import read_conversations
+from thinkling.data.prepare import MAX_LOST_ANSWERS, PrepareReport, account_of, encode_rows
+from thinkling.data.rows import stream_conversations
+from thinkling.data.tokens import TokenRow
 from thinkling.data.types import Conversation
 from thinkling.model.names import resolve
 from thinkling.tokenizer.tokenizer import Tokenizer
@@ -127,19 +128,19 @@ def mask_lines(tokenizer: Tokenizer, rows: Sequence[TokenRow]) -> Iterator[str]:
         before += len(row.tokens)
 
 
-def gathered(what: str, format: str | None, limit: int, progress: Progress | None = None) -> list[Conversation]:
-    """The conversations of a file, or the first `limit` problems of a task: "task:sums?level=2".
+def gathered(what: str, format: str | None, limit: int, progress: Progress | None = None) -> Iterable[Conversation]:
+    """The conversations of a file, as a stream, or the first `limit` problems of a task: "task:sums?level=2".
 
     Raises:
         DataError, ConfigError: As reading the file or drawing the problems.
     """
     if not what.startswith("task:"):
-        return read_conversations(Path(what), format, progress=progress)
+        return stream_conversations(Path(what), format, progress=progress)
     if format is not None:
         raise ConfigError("format has no effect on a task", where=what, fix="leave it out")
     # Here and not above: training's own rule for problems comes with torch, which a file does without.
     from thinkling.data.generated import training_problems
-    from thinkling.stages.sft import solved
+    from thinkling.stages._sft_rows import solved
 
     name, _, query = what.removeprefix("task:").partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
@@ -189,18 +190,21 @@ def show(
         raise ConfigError(f"cannot show {rows} rows", where="rows", fix="ask for 1 or more")
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
     with Terminal() as progress:
-        conversations = gathered(path, format, rows, progress)
+        stream = iter(gathered(path, format, rows, progress))
+        first = list(islice(stream, rows))
+        deque(stream, maxlen=0)  # a row that cannot be read is told before anything is shown
         tokenizer = Tokenizer.load(resolve(model, progress))
-    shown = [
-        row for conversation in conversations[:rows] for row in _show_one(console, conversation, tokenizer, cutoff_len)
-    ]
+    shown = [row for conversation in first for row in _show_one(console, conversation, tokenizer, cutoff_len)]
     _legend(console, shown)
     if masks and shown:
         console.print()
         for line in mask_lines(tokenizer, shown[:2]):
             console.print(line)
     console.print()
-    _account(console, path, conversations, tokenizer, cutoff_len)
+    with Terminal() as progress:
+        conversations = gathered(path, format, rows, progress)
+        report = account_of(conversations, tokenizer, cutoff_len=cutoff_len, progress=progress)
+    _account(console, path, report)
 
 
 def _show_one(console: Console, conversation: Conversation, tokenizer: Tokenizer, cutoff_len: int) -> list[TokenRow]:
@@ -245,14 +249,8 @@ def _legend(console: Console, rows: Sequence[TokenRow]) -> None:
     console.print(counts)
 
 
-def _account(
-    console: Console, path: str, conversations: Sequence[Conversation], tokenizer: Tokenizer, cutoff_len: int
-) -> None:
+def _account(console: Console, path: str, report: PrepareReport) -> None:
     """The same account that training prints, and whether it would refuse."""
-    with Terminal() as progress:
-        report = prepare(
-            conversations, tokenizer, cutoff_len=cutoff_len, max_lost_answers=1.0, progress=progress
-        ).report
     console.print(Text(path, style="bold"))
     for line in report.lines():
         console.print(f"  {line}")

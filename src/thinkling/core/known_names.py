@@ -14,6 +14,7 @@ from thinkling.core.language import tr
 OURS: dict[str, tuple[str, ...]] = {
     "model": ("model_name_or_path", "model_path", "base_model", "model_id", "pretrained_model_name_or_path"),
     "data": ("dataset", "datasets", "dataset_name", "dataset_path", "train_file", "train_dataset", "data_path"),
+    "data_workers": ("preprocessing_num_workers", "dataset_num_proc", "num_proc", "num_workers"),
     "validation": ("eval_dataset", "val_dataset", "validation_file", "val_file"),
     "validation_rows": ("val_size", "max_eval_samples", "eval_samples"),
     "num_train_epochs": ("num_epochs", "epochs", "n_epochs", "max_epochs"),

@@ -134,15 +134,34 @@ def pack(
     assert all(len(t) == len(w) and t for t, w in zip(tokens, weights, strict=True)), (
         "a row is empty or its weights do not fit"
     )
-    lengths = torch.tensor([len(row) for row in tokens])
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    flat_weights = torch.tensor([w for row in weights for w in row], dtype=torch.float32)
-    flat_weights[starts[:-1]] = 0.0
+    return joined(
+        torch.tensor([t for row in tokens for t in row], dtype=torch.int64),
+        torch.tensor([w for row in weights for w in row], dtype=torch.float32),
+        torch.tensor([len(row) for row in tokens]),
+        groups=groups,
+        sources=sources,
+    )
+
+
+def joined(
+    tokens: Tensor,
+    weights: Tensor,
+    lengths: Tensor,
+    *,
+    groups: list[int] | None = None,
+    sources: list[str] | None = None,
+) -> Batch:
+    """As `pack`, of rows that already lie one behind the other: (N,) int64, (N,) float32 and (S,) int64.
+
+    `weights` is changed in place: the first of each row becomes 0.
+    """
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])  # (S + 1,)
+    weights[starts[:-1]] = 0.0
     return Batch(
-        tokens=torch.tensor([t for row in tokens for t in row], dtype=torch.int64),
-        positions=torch.cat([torch.arange(len(row)) for row in tokens]),
-        loss_weights=flat_weights,
+        tokens=tokens,
+        positions=torch.arange(len(tokens)) - starts[:-1].repeat_interleave(lengths),
+        loss_weights=weights,
         starts=starts,
-        groups=tuple(groups if groups is not None else range(len(tokens))),
-        sources=tuple(sources if sources is not None else [f"row {i}" for i in range(len(tokens))]),
+        groups=tuple(groups if groups is not None else range(len(lengths))),
+        sources=tuple(sources if sources is not None else [f"row {i}" for i in range(len(lengths))]),
     )

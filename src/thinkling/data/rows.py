@@ -6,12 +6,14 @@ under gzip. Each row must be recognised by exactly one entry of the shelf `forma
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import inspect
+import itertools
 import json
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +44,7 @@ def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield int(place.split()[1]), row
 
 
-def _placed(path: Path, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
+def _placed(path: Path, progress: Progress) -> Generator[tuple[str, dict[str, Any]], None, None]:
     """Each row with its place in words: "line 3", or "item 3" of a JSON list."""
     try:
         _check_path(path)
@@ -66,12 +68,16 @@ def _rows_of(path: Path, raw: BufferedReader, progress: Progress) -> Iterator[tu
         rows = _list_rows(path, file.read())
     else:
         rows = _line_rows(path, file)
-    for row in rows:
-        yield row
-        if time.monotonic() - told >= TELL_EVERY_S:
-            told = time.monotonic()
-            progress.advance(raw.tell())
-    progress.advance(raw.tell())
+    try:
+        for row in rows:
+            yield row
+            if time.monotonic() - told >= TELL_EVERY_S:
+                told = time.monotonic()
+                progress.advance(raw.tell())
+        progress.advance(raw.tell())
+    except GeneratorExit:  # enough rows for whoever reads
+        progress.finish()
+        raise
     progress.finish()
 
 
@@ -184,20 +190,22 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def read_conversations(
+def stream_conversations(
     path: Path | str,
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
+    n: int | None = None,
     progress: Progress | None = None,
-) -> list[Conversation]:
-    """Every row of a file as a conversation.
+) -> Iterator[Conversation]:
+    """The rows of a file as conversations, read as they are taken: JSON lines cost the memory of one line.
 
     Args:
-        path: JSON lines or a JSON list, .gz too.
+        path: JSON lines or a JSON list, .gz too. A list is read as a whole.
         format: Name of an entry of the shelf `formats`, or a file of your own (./my_format.py). None: each row must be
             recognised by exactly one entry.
         options: Passed to the entry, such as calculator_marks of `gsm8k`; only with a format named.
+        n: The first so many rows; the rest of the file is not read. None: all.
         progress: Told how far it is, in bytes of the file.
 
     Raises:
@@ -207,14 +215,14 @@ def read_conversations(
     path = Path(path)
     entries = {name: shelf.entry("formats", name) for name in ([format] if format else shelf.names("formats"))}
     _check_options(entries, format, options or {})
-    conversations = []
-    for place, row in _placed(path, progress or Silent()):
-        where = f"{path}, {place}"
-        fields = {key: value for key, value in row.items() if key not in LABELS}
-        conversations.append(_chosen(entries, fields, where).conversation(fields, where, **(options or {})))
-    if not conversations:
+    taken = 0
+    with contextlib.closing(_placed(path, progress or Silent())) as rows:
+        for taken, (place, row) in enumerate(itertools.islice(rows, n), 1):  # noqa: B007  (counted for below)
+            where = f"{path}, {place}"
+            fields = {key: value for key, value in row.items() if key not in LABELS}
+            yield _chosen(entries, fields, where).conversation(fields, where, **(options or {}))
+    if not taken:
         raise DataError("the file holds no rows", where=str(path), fix="check that the right file was named")
-    return conversations
 
 
 def _check_options(entries: Mapping[str, ModuleType], format: str | None, options: Mapping[str, Any]) -> None:

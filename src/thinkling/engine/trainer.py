@@ -56,6 +56,9 @@ class BatchSource(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None: ...
 
+    def metrics(self) -> dict[str, float]:
+        """What the batches handed out so far were made of, for metrics.jsonl."""
+
 
 Validate = Callable[[int], dict[str, float]]
 """step -> metrics such as loss/validation; runs without gradient."""
@@ -293,6 +296,7 @@ class _Loop:
             **self._throughput(batch, micros),
             "memory/gib": self.memory.after_step(),
             **self.clock.split(),
+            **self.batches.metrics(),
         }
 
     def _move(self, step: int) -> dict[str, float]:

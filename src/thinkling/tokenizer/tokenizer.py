@@ -62,6 +62,11 @@ class Tokenizer:
             )
         return cls({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}, str(folder))
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The files it was read from, by name: all that decides what it does, chat template included."""
+        return self._files
+
     def save(self, folder: Path) -> None:
         """Write the files it was read from, byte for byte."""
         for name, content in self._files.items():
