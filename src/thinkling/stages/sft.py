@@ -41,7 +41,7 @@ from thinkling.engine.schedule import refuse_schedule
 from thinkling.engine.selection import unseen_metric
 from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.trainer import Speed, Validate, train
-from thinkling.engine.tuning import checked, method_of, tune
+from thinkling.engine.tuning import checked, tune
 from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
@@ -165,14 +165,6 @@ class Config(TrainerConfig):
             raise ValueError(tr(without_tasks if held_out else without, settings=", ".join(idle)))
         if self.system is not None and not any(spec.task for spec in (*self.data, *held_out)):
             raise ValueError(tr("system has no effect: rows of a file have their own, and there are none of tasks"))
-        return self
-
-    @model_validator(mode="after")
-    def _an_average_is_a_whole_model(self) -> Config:
-        if self.average is not None and method_of(self.tuning).IS_ADAPTER:
-            raise ValueError(
-                tr("average is carried out for whole models, not for adapters ({method})", method=self.tuning["method"])
-            )
         return self
 
     @model_validator(mode="after")
