@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from thinkling.core.errors import RunError
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.model import names
 
@@ -37,6 +39,29 @@ def show(name: str, progress: Progress | None = None) -> None:
     for fact, value in facts_of(folder).items():
         table.add_row(fact, value)
     Console().print(table)
+
+
+def merge(name: str, out: Path, progress: Progress) -> None:
+    """Write a plain model folder, adapters folded in, in the dtype of the base's files; print it.
+
+    Raises:
+        RunError: There is something in `out` already, or it cannot be written.
+        ModelError: There is no such model, or what was trained cannot be folded into weights.
+    """
+    from thinkling.model.folder import save_folder
+    from thinkling.stages._models import load_plain
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise RunError(
+            tr("there is something in {folder} already", folder=out),
+            where="--out",
+            fix=tr("name a folder that is empty or not there"),
+        )
+    model, tokenizer, identity = load_plain(name, progress, as_stored=True)
+    if "base" not in identity:
+        progress.note(tr("{name} is a plain model: it is written as it is", name=name))
+    save_folder(model, tokenizer, out)
+    Console().print(str(out), markup=False, highlight=False, soft_wrap=True)
 
 
 def facts_of(folder: Path) -> dict[str, str]:

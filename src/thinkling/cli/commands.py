@@ -108,6 +108,18 @@ def compare(
     carry_out(multiplied, folder or Path("runs") / f"compare-{named}", dry_run)
 
 
+def merge(
+    model: Annotated[str, typer.Argument(help="A run or an adapter folder, or any other model.")],
+    out: Annotated[Path, typer.Option(help="The new folder.", show_default=False)],
+) -> None:
+    """Write a plain model folder with an adapter folded in; standard output is the folder and nothing else."""
+    from thinkling.apps import models
+    from thinkling.apps.console import Terminal
+
+    with Terminal(sys.stderr) as progress:
+        models.merge(model, out, progress)
+
+
 def chat(
     model: Annotated[str, typer.Argument(help="Alias, folder, run, GGUF file or hub id.")] = "smollm2-135m",
     system: Annotated[str | None, typer.Option(help="System message; without it, the model's own default.")] = None,
