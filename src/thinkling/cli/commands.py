@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thinkling.core import shelf
-from thinkling.core.errors import ConfigError
+from thinkling.core.errors import ConfigError, RunError
 from thinkling.core.language import tr
 
 if TYPE_CHECKING:
@@ -213,8 +213,15 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
                     progress.table(tr("{name}: the plan", name=stage.name), plan)
             progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
             return
-        recipes.run(recipe, folder, progress)
+        failed = recipes.run(recipe, folder, progress)
     _summarize(recipe, folder)
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise RunError(
+            tr("'{name}' failed: {what}", name=name, what=error.what),
+            where=error.where or str(folder / name),
+            fix=error.fix or tr("the same command does again what failed, and nothing else"),
+        )
     typer.echo(tr("done: {folder}", folder=folder))
 
 
