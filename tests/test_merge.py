@@ -67,6 +67,18 @@ def test_the_merged_folder_has_the_dtype_of_the_bases_files(tiny_model, tokenize
         assert f"torch.{json.loads((tmp_path / f'merged-{name}' / 'config.json').read_text())['dtype']}" == name
 
 
+def test_in_32_bit_floats_nothing_is_rounded_off(tiny_model, tokenizer, tmp_path):
+    save_folder(tiny_model.bfloat16(), tokenizer, tmp_path / "base")
+    run = trained(tmp_path / "run", tmp_path / "base", {"method": "lora", "rank": 4})
+    assert main(["merge", str(run), "--out", str(tmp_path / "rounded")]) == 0
+    assert main(["merge", str(run), "--out", str(tmp_path / "exact"), "--float32"]) == 0
+    wanted = logits(load_model(str(run), Silent(), as_stored=True)[0].float())
+    rounded, exact = (load_folder(tmp_path / name)[0] for name in ("rounded", "exact"))
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(logits(exact), wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits(rounded.float()), wanted, atol=1e-3)
+
+
 def test_whoever_may_read_the_folder_may_read_the_weights(tiny_model, tokenizer, tmp_path):
     before = os.umask(0o022)
     try:

@@ -41,15 +41,16 @@ def show(name: str, progress: Progress | None = None) -> None:
     Console().print(table)
 
 
-def merge(name: str, out: Path, progress: Progress) -> None:
-    """Write a plain model folder, adapters folded in, in the dtype of the base's files; print it.
+def merge(name: str, out: Path, progress: Progress, *, float32: bool = False) -> None:
+    """Write a plain model folder, adapters folded in, in the dtype of the base's files or in fp32; print it.
 
     Raises:
         RunError: There is something in `out` already, or it cannot be written.
         ModelError: There is no such model, or what was trained cannot be folded into weights.
     """
+    from thinkling.engine.tuning import merge as fold
     from thinkling.model.folder import save_folder
-    from thinkling.stages._models import load_plain
+    from thinkling.stages._models import load_model
 
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise RunError(
@@ -57,9 +58,12 @@ def merge(name: str, out: Path, progress: Progress) -> None:
             where="--out",
             fix=tr("name a folder that is empty or not there"),
         )
-    model, tokenizer, identity = load_plain(name, progress, as_stored=True)
-    if "base" not in identity:
+    model, tokenizer, _ = load_model(name, progress, as_stored=True)
+    if model.tuned is None:
         progress.note(tr("{name} is a plain model: it is written as it is", name=name))
+    if float32:
+        model.float()
+    fold(model)
     save_folder(model, tokenizer, out)
     Console().print(str(out), markup=False, highlight=False, soft_wrap=True)
 

@@ -111,13 +111,14 @@ def compare(
 def merge(
     model: Annotated[str, typer.Argument(help="A run or an adapter folder, or any other model.")],
     out: Annotated[Path, typer.Option(help="The new folder.", show_default=False)],
+    float32: Annotated[bool, typer.Option("--float32", help="In 32-bit floats: nothing is rounded off.")] = False,
 ) -> None:
     """Write a plain model folder with an adapter folded in; standard output is the folder and nothing else."""
     from thinkling.apps import models
     from thinkling.apps.console import Terminal
 
     with Terminal(sys.stderr) as progress:
-        models.merge(model, out, progress)
+        models.merge(model, out, progress, float32=float32)
 
 
 def chat(
