@@ -155,6 +155,46 @@ def test_the_command_goes_on_where_it_was_and_shows_the_table_again(tiny_model_d
     assert (tmp_path / "c" / "table" / "comparison.json").read_text() == first
 
 
+def test_a_method_that_fails_loses_no_other_one_and_is_done_again_alone(tiny_model_dir, capsys, tmp_path, monkeypatch):
+    command = ["compare", "full", "lora:rank=40", "ia3", f"model={tiny_model_dir}", *SMALL, "run_dir=c"]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert "error: 'lora-rank-40' failed: rank 40 is above the width 16" in said.err
+    assert "take a rank of at most 16" in said.err
+    rows = read_json(Run(tmp_path / "c" / "table").comparison_file)["rows"]
+    assert [("failed" in row, row["method"]) for row in rows[1:]] == [
+        (False, "full"),
+        (True, "lora-rank-40"),
+        (False, "ia3"),
+    ]
+    assert not (tmp_path / "c" / "lora-rank-40-score").exists()
+    page = (tmp_path / "c" / "table" / "comparison.md").read_text()
+    assert "| lora-rank-40 | – | failed | – |" in page
+    assert "lora-rank-40 failed: rank 40 is above" in page
+    # What was wrong is mended: only the failed one, its evaluation and the table are made.
+    trained = {name: (tmp_path / "c" / name / "done.json").stat().st_mtime_ns for name in ("base", "full", "ia3")}
+    monkeypatch.setattr("thinkling.tuning.lora._refuse_wide", lambda covered, config: None)
+    assert main(command) == 0
+    assert {name: (tmp_path / "c" / name / "done.json").stat().st_mtime_ns for name in trained} == trained
+    rows = read_json(Run(tmp_path / "c" / "table").comparison_file)["rows"]
+    assert not any("failed" in row for row in rows)
+
+
+def test_a_failure_that_all_need_and_ctrl_c_end_the_comparison(tiny_model_dir, capsys, tmp_path, monkeypatch):
+    command = ["compare", "full", "ia3", f"model={tiny_model_dir}", *SMALL]
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("thinkling.stages.sft.train", stopped)
+        assert main([*command, "run_dir=stopped"]) == 130
+    assert not (tmp_path / "stopped" / "ia3").exists()
+    monkeypatch.setattr("thinkling.stages.evaluate.run", lambda *_: (_ for _ in ()).throw(RunError("no evaluation")))
+    assert main([*command, "run_dir=base"]) == 2
+    assert not (tmp_path / "base" / "full").exists()
+
+
 def test_a_dry_run_shows_every_training_and_does_nothing(tiny_model_dir, capsys, tmp_path):
     assert main(["compare", "full", "ia3", f"model={tiny_model_dir}", *SMALL, "run_dir=c", "--dry-run"]) == 0
     assert "ia3-score" in capsys.readouterr().out
@@ -227,5 +267,6 @@ def test_a_peak_of_memory_that_is_over_can_be_forgotten():
 def test_the_table_names_what_each_column_is(tmp_path):
     row = {"method": "base", "score": {"right": 1, "n": 2, "score": 0.5, "interval": [0.1, 0.9]}}
     page = compare.as_page([{**row, "retention": {"loss": 2.5, "n": 16}}])
-    assert page.splitlines()[2] == "| base | – | 50.0 % [10–90], n = 2 | – | – | – | – | 2.500 | – |"
+    assert page.splitlines()[2] == "| base | – | 50.0 % [10–90] | – | 2.500 | – | – | – | – |"
+    assert "right answers to 2 held-out problems" in page
     assert json.dumps(page)

@@ -115,7 +115,8 @@ def test_an_unknown_key_is_refused_with_the_closest_name():
         ("lora_rank", "its name here is tuning.rank (what is trained, such as tuning='{method: lora, rank: 16}')"),
         ("target_modules", "its name here is tuning.targets"),
         ("use_peft", "its name here is tuning (what is trained"),
-        ("lora_dropout", "leave it out: adapters are trained without dropout"),
+        ("lora_dropout", "its name here is tuning.dropout"),
+        ("load_in_4bit", "leave it out: the base model stays"),
     ],
 )
 def test_a_name_from_another_tool_is_told_ours(name: str, fix: str):

@@ -110,7 +110,11 @@ def test_a_run_folder_of_an_adapter_can_be_evaluated(settings, tmp_path):
     assert result["model"]["base"] == settings["model"]
 
 
-@pytest.mark.parametrize("tuning", [LORA, {**LORA, "dora": True}, {"method": "freeze", "layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "tuning",
+    [LORA, {**LORA, "dora": True, "dropout": 0.3}, {**LORA, "dropout": 0.3}, {"method": "freeze", "layers": 1}],
+    ids=str,
+)
 def test_stopped_and_resumed_is_as_never_stopped(settings, tmp_path, tuning):
     import os
     import signal
@@ -166,8 +170,8 @@ def test_a_damaged_adapter_is_passed_over_for_the_one_before(settings, tmp_path)
         resolve(str(newest(run)))
 
 
-def test_an_adapter_of_another_program_is_told_what_to_do(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
+def test_an_adapter_that_says_nothing_of_itself_is_told_what_to_do(tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="without the config and tokenizer of its base") as caught:
         resolve(str(tmp_path))
     assert "peft" in caught.value.fix
@@ -256,6 +260,34 @@ def test_memory_is_foreseen_for_what_is_trained_alone():
     assert frozen.activations == whole.activations / 2
 
 
-def test_an_average_of_an_adapter_is_refused():
-    with pytest.raises(ValueError, match="average is carried out for whole models"):
-        sft.Config(model="smollm2-135m", data=({"task": "sums", "n": 4},), average="ema", tuning={"method": "lora"})
+def test_the_average_of_an_adapter_is_the_mean_of_its_masters_in_an_adapter_folder(settings, tmp_path):
+    asked = {**settings, "save_steps": 1, "save_total_limit": 4, "average": "last", "average_last": 3}
+    run = run_stage(sft, tmp_path / "lora", asked)
+    states = [load_file(run.checkpoint_dir(step) / "optimizer.safetensors") for step in (2, 3, 4)]
+    average = resolve(str(run.path / "average"))
+    saved = load_file(average / "adapter_model.safetensors")
+    masters = [name.removeprefix("master/") for name in states[0] if name.startswith("master/")]
+    assert {f"base_model.model.{name}.weight" for name in masters} == set(saved)
+    for name in masters:
+        mean = sum(state[f"master/{name}"] for state in states) / 3
+        torch.testing.assert_close(saved[f"base_model.model.{name}.weight"], mean)
+    model, _, _ = load_model(str(run.path / "average"), Silent())
+    last, _, _ = load_model(str(run.path / "last"), Silent())
+    assert model.tuned.method == "lora"
+    assert not torch.equal(hidden(model), hidden(last))
+
+
+@pytest.mark.parametrize("tuning", [LORA, {"method": "prefix", "encoder_hidden_size": 8}], ids=str)
+def test_a_moving_average_of_an_adapter_can_be_the_runs_model_and_survives_a_stop(settings, tmp_path, tuning):
+    import os
+    import signal
+
+    asked = {**settings, "average": "ema", "final_model": "average", "generate_rows": 0, "tuning": tuning}
+    straight = run_stage(sft, tmp_path / "straight", asked)
+    with pytest.raises(Interrupted):
+        run_stage(sft, tmp_path / "stopped", asked, Notes(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    stopped = run_stage(sft, tmp_path / "stopped", asked)
+    assert resolve(str(straight.path)).name == "average"
+    first, second = (load_file(resolve(str(run.path)) / "adapter_model.safetensors") for run in (straight, stopped))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    load_model(str(straight.path), Silent())

@@ -22,7 +22,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
     "lora": [
         {},
         {"rslora": True},
-        {"dora": True, "alpha": 4.0},
+        {"dora": True, "alpha": 4.0, "dropout": 0.2},
         {"dora": True, "rslora": True, "rank": 3},
         {"targets": ["q_proj", "layers.1.mlp.up_proj"], "rank": 2},
     ],
@@ -93,6 +93,13 @@ def test_an_entry_has_the_interface(name):
     assert hasattr(entry, "merge") == entry.MERGES
     assert entry.IS_ADAPTER or entry.MERGES  # what a checkpoint keeps whole is a plain model
     assert checked(name) == checked({"method": name}) == checked(checked(name))
+
+
+@pytest.mark.parametrize("name", [n for n in ENTRIES if "seed" in shelf.entry("tuning", n).Config.model_fields])
+@pytest.mark.parametrize("seed", [-(2**70), 2**70])
+def test_a_seed_of_any_size_is_one(tiny_config, name, seed):
+    narrow = {"bottleneck_width": 8} if name == "bottleneck" else {}
+    tune(Decoder(tiny_config), checked({"method": name, "seed": seed, **narrow}), {})
 
 
 @pytest.mark.parametrize(

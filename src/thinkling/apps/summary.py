@@ -5,7 +5,9 @@ The same evidence and the same sentences as the HTML page; only the clothes are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -46,18 +48,31 @@ def show(
 
 
 def show_comparison(run: Run, console: Console) -> None:
-    """Print the table of a comparison, one method a line, and where it is written."""
-    from thinkling.stages.compare import COLUMNS, cells, legend
+    """Print a comparison, one method a line, as what came of each and what it cost, and where it is written."""
+    from thinkling.stages.compare import COSTS, RESULTS, legend
 
     rows = read_json(run.comparison_file)["rows"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for name in COLUMNS:
-        table.add_column(tr(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in cells(row)))
-    console.print()
-    console.print(table, Text(), Text(legend(rows[0]["retention"]["n"]), style="dim"), sep="\n")
+    for columns in (RESULTS, COSTS):
+        console.print()
+        console.print(_methods(rows, columns))
+    console.print(Text(), *(Text(line, style="dim") for line in legend(rows)), sep="\n")
     console.print(Text(tr("The same table to keep: {page}", page=words.near(str(run.comparison_page)))), soft_wrap=True)
+
+
+def _methods(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Some columns of a comparison: side by side all of them are wider than most terminals."""
+    from thinkling.stages.compare import COLUMNS, cells
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 0, 0, 1))
+    table.add_column(tr(COLUMNS[0]), overflow="fold")
+    for name in columns:
+        # Where it is narrow, the names of the methods give way, and not the figures with their intervals.
+        header = tr(name).replace(" ", "\n") if name == "learning rate" else tr(name)
+        table.add_column(header, justify="right", overflow="fold", no_wrap=True)
+    for row in rows:
+        by_column = dict(zip(COLUMNS, cells(row), strict=True))
+        table.add_row(Text(by_column[COLUMNS[0]]), *(Text(by_column[name]) for name in columns))
+    return table
 
 
 def _headline(row: Row, margin: float, first: bool) -> Text:

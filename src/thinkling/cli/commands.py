@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thinkling.core import shelf
-from thinkling.core.errors import ConfigError
+from thinkling.core.errors import ConfigError, RunError
 from thinkling.core.language import tr
 
 if TYPE_CHECKING:
@@ -106,6 +106,19 @@ def compare(
     multiplied = recipes.multiplied(recipes.load(recipe, overrides), methods)
     named = "-".join(re.sub(r"[^\w.]+", "-", method) for method in methods)
     carry_out(multiplied, folder or Path("runs") / f"compare-{named}", dry_run)
+
+
+def merge(
+    model: Annotated[str, typer.Argument(help="A run or an adapter folder, or any other model.")],
+    out: Annotated[Path, typer.Option(help="The new folder.", show_default=False)],
+    float32: Annotated[bool, typer.Option("--float32", help="In 32-bit floats: nothing is rounded off.")] = False,
+) -> None:
+    """Write a plain model folder with an adapter folded in; standard output is the folder and nothing else."""
+    from thinkling.apps import models
+    from thinkling.apps.console import Terminal
+
+    with Terminal(sys.stderr) as progress:
+        models.merge(model, out, progress, float32=float32)
 
 
 def chat(
@@ -201,8 +214,15 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
                     progress.table(tr("{name}: the plan", name=stage.name), plan)
             progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
             return
-        recipes.run(recipe, folder, progress)
+        failed = recipes.run(recipe, folder, progress)
     _summarize(recipe, folder)
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise RunError(
+            tr("'{name}' failed: {what}", name=name, what=error.what),
+            where=error.where or str(folder / name),
+            fix=error.fix or tr("the same command does again what failed, and nothing else"),
+        )
     typer.echo(tr("done: {folder}", folder=folder))
 
 

@@ -61,6 +61,7 @@ TUNING: dict[str, tuple[str, ...]] = {
     "targets": ("lora_target", "lora_targets", "lora_target_modules", "target_modules"),
     "rslora": ("use_rslora",),
     "dora": ("use_dora",),
+    "dropout": ("lora_dropout",),
     "layers": ("freeze_trainable_layers", "num_layers_to_freeze"),
 }
 """The same of settings that stand under `tuning`."""
@@ -100,7 +101,6 @@ NOT_NEEDED = {
         "mask_inputs",
     ),
     "the optimizer is AdamW on fp32 masters": ("optim", "optimizer", "optimizer_type"),
-    "adapters are trained without dropout": ("lora_dropout",),
     "the base model stays in 16 or 32 bit": ("load_in_4bit", "load_in_8bit", "quantization_bit"),
 }
 """What has no setting here, by why."""

@@ -48,12 +48,25 @@ def entry(shelf: str, name: str) -> ModuleType:
     return importlib.import_module(f"thinkling.{shelf}.{name}")
 
 
+def runs_nothing_new(shelf: str, name: str) -> bool:
+    """Whether `entry` would run no program that this process has not run already: for names of strangers."""
+    if not name.endswith(".py"):
+        return True
+    path = Path(name).expanduser()
+    known = getattr(sys.modules.get(_module_name(shelf, path)), "__file__", None)
+    return known is not None and Path(known).resolve() == path.resolve()
+
+
+def _module_name(shelf: str, path: Path) -> str:
+    return f"thinkling_private_{shelf}_{path.stem}"
+
+
 def _private(shelf: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(
             f"there is no file {path}", where=f"a private entry of the shelf '{shelf}'", fix="check the path"
         )
-    spec = importlib.util.spec_from_file_location(f"thinkling_private_{shelf}_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_module_name(shelf, path), path)
     assert spec is not None, path
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)

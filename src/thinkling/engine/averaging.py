@@ -1,8 +1,9 @@
 """Averages of the weights on the way, of the fp32 masters: often better than the last weights, and never trained with.
 
 `ema` follows every update and costs one more fp32 copy. `last` is the mean of the last k checkpoints, read from their
-files when the run ends: no memory, and a pure function of what is on disk. Either is a model folder `average/` in the
-checkpoint, beside `model/`.
+files when the run ends: no memory, and a pure function of what is on disk. Either is a folder `average/` in the
+checkpoint, of the kind of the `model/` or `adapter/` beside it. Of LoRA it is the mean of each factor, which is not the
+mean of their products.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from thinkling.core.config import Config
 from thinkling.core.errors import RunError
 from thinkling.core.files import damage
 from thinkling.core.language import tr
+from thinkling.engine.adapter import save_adapter
 from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.tuning import is_adapter
 from thinkling.model.decoder import Decoder
 from thinkling.model.folder import save_folder
 from thinkling.model.weights import save_tensors
@@ -128,9 +131,10 @@ def mean_of_files(folders: Sequence[Path], optimizer: MasterAdamW) -> list[Tenso
 def save_average(
     model: Decoder, tokenizer: Tokenizer, optimizer: MasterAdamW, values: Sequence[Tensor], folder: Path
 ) -> None:
-    """Write a model folder with the trained parameters set to `values`; the model is as before when it returns."""
+    """Write a model or adapter folder with the trained parameters set to `values`, and leave the model as it was."""
+    write = save_adapter if is_adapter(model) else save_folder
     with _weights(optimizer, values):
-        save_folder(model, tokenizer, folder / FOLDER)
+        write(model, tokenizer, folder / FOLDER)
 
 
 @contextlib.contextmanager

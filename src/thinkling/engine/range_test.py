@@ -97,7 +97,8 @@ def range_test(
     try:
         for (step, rate), batch in zip(enumerate(rising_rates(low, high, steps), 1), batches, strict=False):
             try:
-                means, _ = accumulate(model, batch, loss, optimizer, config)
+                with model.in_step(step):
+                    means, _ = accumulate(model, batch, loss, optimizer, config)
             except NumericsError:
                 break  # what a range test is there to find
             probes.append(_probe(probes, step, rate, sum(loss.coefficients[t] * mean for t, mean in means.items())))

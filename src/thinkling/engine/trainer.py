@@ -238,9 +238,10 @@ class _Loop:
             by_kind = LossByKind()
             self.clock.enter("forward")
             try:
-                means, micros = accumulate(
-                    self.model, batch, self.loss, self.optimizer, self.config, clock=self.clock, by_kind=by_kind
-                )
+                with self.model.in_step(step):
+                    means, micros = accumulate(
+                        self.model, batch, self.loss, self.optimizer, self.config, clock=self.clock, by_kind=by_kind
+                    )
                 self.clock.enter("optimizer")
                 return means, micros, self.optimizer.clip(self.config.max_grad_norm), by_kind
             except (MemoryError, RuntimeError) as error:

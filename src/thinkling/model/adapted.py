@@ -34,6 +34,13 @@ class AdaptedLinear(nn.Linear):
         raise NotImplementedError
 
 
+def drawn_uniform(shape: tuple[int, int], bound: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """fp32 numbers between -bound and bound, the same on every device; on `meta`, where a run is planned, none."""
+    if device.type == "meta":
+        return torch.empty(shape, device=device)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator).to(device)
+
+
 def plain_weights(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of the plain linear that computes what this one does; the module is left as it is."""
     if isinstance(linear, AdaptedLinear):

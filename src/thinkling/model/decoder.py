@@ -7,8 +7,9 @@ adapters fit without a translation table. Who sees whom is decided by `attend` (
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from thinkling.model.adapted import Tuned
 from thinkling.model.attend import Attend, KeysValues, PackedAttend, behind
 from thinkling.model.config import ModelConfig
+from thinkling.model.dropout import Dropout
 from thinkling.model.functions import rms_norm, rotate, swiglu
 
 
@@ -126,6 +128,7 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.register_module("virtual", None)
         self.tuned: Tuned | None = None  # engine/tuning.py's record of what was applied
+        self.dropout: Dropout | None = None  # set by a tuning method
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states after the last norm, ready for the head.
@@ -139,10 +142,24 @@ class Decoder(nn.Module):
             (N, D) in the dtype of the weights.
         """
         x = self.model.embed_tokens(tokens)  # (N, D)
+        if self.dropout is not None:
+            self.dropout.see(tokens, positions, attend)
         if self.virtual is not None:
             positions, attend = positions + self.virtual.n, behind(attend, self.virtual(self))
         out: Tensor = self.model.norm(self.through(x, positions, attend))
         return out
+
+    @contextlib.contextmanager
+    def in_step(self, step: int) -> Iterator[None]:
+        """Within, what is random in training is drawn for this update; outside, nothing is random."""
+        if self.dropout is None:
+            yield
+            return
+        self.dropout.begin(step)
+        try:
+            yield
+        finally:
+            self.dropout.begin(None)
 
     def through(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """All blocks: x (N, D), positions (N,) -> (N, D)."""

@@ -3,7 +3,8 @@
 Hu et al. 2021 (arXiv:2106.09685), section 4.1: y = W x + (alpha / r) B A x, with W frozen. Nothing is formed that
 nobody reads: no gradient of W, and none of x where x itself comes from frozen layers alone, so the backward pass ends
 at the first adapter. DoRA, Liu et al. 2024 (arXiv:2402.09353), equation 5: W + (alpha / r) B A is scaled row by row to
-a trained magnitude m; the norm it is divided by counts as a constant (section 4.3).
+a trained magnitude m; the norm it is divided by counts as a constant (section 4.3). Dropout leaves out elements of what
+A reads and of nothing else, in both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thinkling.model.adapted import AdaptedLinear
+from thinkling.model.adapted import AdaptedLinear, drawn_uniform
+from thinkling.model.dropout import Drop, Dropout
 
 
 def lora_plain(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -28,23 +30,45 @@ class _LoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        drop: Drop | None,
     ) -> Tensor:
         down, up = down.to(x.dtype), up.to(x.dtype)
-        low = x @ down.T  # (N, r)
+        low = (x if drop is None else x.masked_fill(drop.mask(), 0)) @ down.T  # (N, r)
         ctx.save_for_backward(x, low, weight, down, up)
-        ctx.scale = scale
+        ctx.scale, ctx.drop = scale, drop
         return F.linear(x, weight, bias).addmm_(low, up.T, alpha=scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None, None]:
         x, low, weight, down, up = ctx.saved_tensors
         (d_out,) = gradients  # (N, out)
         d_up = (d_out.T @ low).float().mul_(ctx.scale)  # (out, r)
         d_low = (d_out @ up).mul_(ctx.scale)  # (N, r)
-        d_down = (d_low.T @ x).float()  # (r, in)
-        d_x = (d_out @ weight).addmm_(d_low, down) if ctx.needs_input_grad[0] else None
-        return d_x, None, None, d_down, d_up, None
+        d_x = d_out @ weight if ctx.needs_input_grad[0] else None
+        d_down = _through_down(x, d_low, down, ctx.drop, d_x)
+        return d_x, None, None, d_down, d_up, None, None
+
+
+def _through_down(x: Tensor, d_low: Tensor, down: Tensor, drop: Drop | None, d_x: Tensor | None) -> Tensor:
+    """The gradient (r, in) of `down`; that of x (N, in) through it is added to `d_x`, where that is wanted.
+
+    The mask is looked up again: keeping it from the forward pass would cost half as much memory as x.
+    """
+    if drop is None:
+        if d_x is not None:
+            d_x.addmm_(d_low, down)
+        return (d_low.T @ x).float()
+    mask = drop.mask()
+    if d_x is not None:
+        d_x.add_((d_low @ down).masked_fill_(mask, 0))
+    return (d_low.T @ x.masked_fill(mask, 0)).float()
 
 
 class LoRALinear(AdaptedLinear):
@@ -59,14 +83,23 @@ class LoRALinear(AdaptedLinear):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
         self.scale = scale
+        self.dropout: Dropout | None = None
         # As PEFT starts A: uniform with the variance 1 / (3 in); its draw does not depend on other matrices.
         bound = 1 / math.sqrt(base.in_features)
-        drawn = torch.empty(rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(drawn.to(base.weight.device))
+        self.lora_A = nn.Parameter(drawn_uniform((rank, base.in_features), bound, generator, base.weight.device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
 
+    def drop_inputs(self, dropout: Dropout, name: str) -> None:
+        """Leave out elements of what the correction reads, in training steps. `name` is the module's, for the draws."""
+        self.dropout, self.drawn_as = dropout, name
+
+    def _drawn(self) -> tuple[float, Drop | None]:
+        """(what the correction is multiplied with, what is left out): what stays stands for what is left out."""
+        drop = None if self.dropout is None else self.dropout.of(self.drawn_as, self.in_features)
+        return self.scale if drop is None else self.scale / (1 - drop.share), drop
+
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _LoRA.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, self.scale)
+        out: Tensor = _LoRA.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, *self._drawn())
         return out
 
     @torch.no_grad()
@@ -81,28 +114,36 @@ class _DoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, gain: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        gain: Tensor,
+        scale: float,
+        drop: Drop | None,
     ) -> Tensor:
         down, up = down.to(x.dtype), up.to(x.dtype)
-        low = x @ down.T  # (N, r)
+        low = (x if drop is None else x.masked_fill(drop.mask(), 0)) @ down.T  # (N, r)
         straight = F.linear(x, weight).addmm_(low, up.T, alpha=scale)  # (N, out)
         ctx.save_for_backward(x, low, straight, weight, down, up, gain)
-        ctx.scale = scale
+        ctx.scale, ctx.drop = scale, drop
         # A gain rounded to bf16 would stand still under small updates: it is multiplied in fp32 and rounded once.
         out = torch.mul(straight, gain, out=torch.empty_like(straight))
         return out if bias is None else out.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, Tensor, None, None]:
         x, low, straight, weight, down, up, gain = ctx.saved_tensors
         (d_out,) = gradients  # (N, out)
         d_gain = (d_out * straight).sum(0, dtype=torch.float32)  # (out,)
         d_straight = torch.mul(d_out, gain, out=torch.empty_like(d_out))  # (N, out)
         d_up = (d_straight.T @ low).float().mul_(ctx.scale)  # (out, r)
         d_low = (d_straight @ up).mul_(ctx.scale)  # (N, r)
-        d_down = (d_low.T @ x).float()  # (r, in)
-        d_x = (d_straight @ weight).addmm_(d_low, down) if ctx.needs_input_grad[0] else None
-        return d_x, None, None, d_down, d_up, d_gain, None
+        d_x = d_straight @ weight if ctx.needs_input_grad[0] else None
+        d_down = _through_down(x, d_low, down, ctx.drop, d_x)
+        return d_x, None, None, d_down, d_up, d_gain, None, None
 
 
 class DoRALinear(LoRALinear):
@@ -126,7 +167,7 @@ class DoRALinear(LoRALinear):
         return self.lora_magnitude_vector / self._norms().clamp_(min=torch.finfo(torch.float32).tiny)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _DoRA.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, self._gain(), self.scale)
+        out: Tensor = _DoRA.apply(x, self.weight, self.bias, self.lora_A, self.lora_B, self._gain(), *self._drawn())
         return out
 
     @torch.no_grad()

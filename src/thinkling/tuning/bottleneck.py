@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from thinkling.core.config import Config as Settings
 from thinkling.core.errors import ConfigError
 from thinkling.core.language import tr
+from thinkling.core.rng import seed_from
+from thinkling.model.adapted import drawn_uniform
 from thinkling.model.decoder import Decoder
 
 IS_ADAPTER = True
@@ -41,8 +43,7 @@ class Bottleneck(nn.Module):
     def __init__(self, width: int, narrow: int, generator: torch.Generator, device: torch.device) -> None:
         super().__init__()
         # As nn.Linear begins: variance 1 / (3 D), so that the inner activations do not depend on the width.
-        down = torch.empty(narrow, width).uniform_(-1, 1, generator=generator) / math.sqrt(width)
-        self.down = nn.Parameter(down.to(device))
+        self.down = nn.Parameter(drawn_uniform((narrow, width), 1 / math.sqrt(width), generator, device))
         self.down_bias = nn.Parameter(torch.zeros(narrow, device=device))
         self.up = nn.Parameter(torch.zeros(width, narrow, device=device))
         self.up_bias = nn.Parameter(torch.zeros(width, device=device))
@@ -83,7 +84,7 @@ def apply(model: Decoder, config: Config) -> None:
             fix=tr("take {n} or less", n=max(1, width // 4)),
         )
     model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed_from("bottleneck", config.seed))
     for layer in model.model.layers:
         for parent, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj")):
             linear = getattr(parent, name)

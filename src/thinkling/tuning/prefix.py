@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thinkling.core.config import Config as Settings
+from thinkling.core.rng import seed_from
 from thinkling.model.attend import KeysValues
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
@@ -35,7 +36,7 @@ class Config(Settings):
     """Each takes the room of a token in the model's context."""
     prefix_projection: bool = True
     """Train them through a small network, which is dropped afterwards; the paper found training unstable without."""
-    encoder_hidden_size: int = Field(512, ge=1)
+    encoder_hidden_size: int = Field(512, ge=1, le=2**16)
     """Width of that network."""
     seed: int = 0
     """Draws the tokens that they begin as, and the network's first values."""
@@ -68,9 +69,8 @@ class ProjectedTokens(PrefixTokens):
         super().__init__(values)
         self.prompt_embeddings.requires_grad_(False)
         device = values.device
-        self.embedding = nn.Parameter(torch.randn(self.n, width, generator=generator).to(device))  # P' of the paper
-        first = torch.randn(hidden, width, generator=generator) * width**-0.5
-        self.first = nn.Parameter(first.to(device))
+        self.embedding = nn.Parameter(_normal((self.n, width), generator, device))  # P' of the paper
+        self.first = nn.Parameter(_normal((hidden, width), generator, device) * width**-0.5)
         self.first_bias = nn.Parameter(torch.zeros(hidden, device=device))
         self.last = nn.Parameter(torch.zeros(values.shape[1], hidden, device=device))
         self.last_bias = nn.Parameter(torch.zeros(values.shape[1], device=device))
@@ -78,6 +78,13 @@ class ProjectedTokens(PrefixTokens):
     def values(self) -> Tensor:
         inner = torch.tanh(nn.functional.linear(self.embedding, self.first, self.first_bias))  # (n, hidden)
         return self.prompt_embeddings + nn.functional.linear(inner, self.last, self.last_bias)
+
+
+def _normal(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """The same draws on every device; on `meta`, where a run is planned, none."""
+    if device.type == "meta":
+        return torch.empty(shape, device=device)
+    return torch.randn(shape, generator=generator).to(device)
 
 
 def apply(model: Decoder, config: Config) -> None:
@@ -88,7 +95,7 @@ def apply(model: Decoder, config: Config) -> None:
     """
     make_room(model, config.num_virtual_tokens)
     model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed_from("prefix", config.seed))
     values = _values_of_drawn_tokens(model, config.num_virtual_tokens, generator)
     model.virtual = (
         ProjectedTokens(values, model.config.width, config.encoder_hidden_size, generator)

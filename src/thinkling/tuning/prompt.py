@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from thinkling.core.config import Config as Settings
+from thinkling.core.rng import seed_from
 from thinkling.model.attend import KeysValues
 from thinkling.model.decoder import Decoder
 from thinkling.model.virtual import common_embeddings, make_room
@@ -55,7 +56,9 @@ def apply(model: Decoder, config: Config) -> None:
     """
     make_room(model, config.num_virtual_tokens)
     model.requires_grad_(False)
-    drawn = common_embeddings(model, config.num_virtual_tokens, torch.Generator().manual_seed(config.seed))
+    drawn = common_embeddings(
+        model, config.num_virtual_tokens, torch.Generator().manual_seed(seed_from("prompt", config.seed))
+    )
     model.virtual = PromptTokens(drawn.float())
 
 
