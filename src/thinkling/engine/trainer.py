@@ -166,29 +166,35 @@ class _Loop:
         self.reports = Reports(self.config.report_to, self.run, self.progress)
 
     def go(self) -> Trained:
-        step = self._resume()
-        # The look before the first step is written again with it.
-        self.run.keep_steps_up_to(step or -1)
-        self.progress.start("train", self.steps, "steps")
-        with StopRequested() as stop, contextlib.closing(self.reports):
-            if step == 0:
-                self._validate(0, {})
-            batches = iter(self.batches)
-            # The batch is taken last: one that is not trained on costs a round of sampling in RL.
-            while step < self.steps and self._reason_to_stop() is None and (batch := self._next(batches)) is not None:
-                step = self._advance(step, batch, stop)
-            if step < self.steps and self._reason_to_stop() is None:
-                raise RunError(
-                    f"the data ended after {step} of {self.steps} steps",
-                    where=str(self.run.path),
-                    fix="this is a fault of the batch source",
-                )
-            # Within: a logger that takes its time to close shall find everything saved.
-            ending = self._ending(step)
-        if stop.requested:  # in the last step or later: all is saved, and the recipe shall not go on
-            raise stop.at_once
+        # Outermost: a logger that takes its time to close finds everything saved, and Ctrl-C ends the waiting.
+        with contextlib.closing(self.reports):
+            step = self._resume()
+            # The look before the first step is written again with it.
+            self.run.keep_steps_up_to(step or -1)
+            self.progress.start("train", self.steps, "steps")
+            with StopRequested() as stop:
+                step = self._steps_after(step, stop)
+                ending = self._ending(step)
+            if stop.requested:  # in the last step or later: all is saved, and the recipe shall not go on
+                raise stop.at_once
         self.progress.finish()
         return Trained(step, self.tokens, self.seconds, self.memory.peak_gib, self.last, ending)
+
+    def _steps_after(self, step: int, stop: StopRequested) -> int:
+        """Train to the last step, or to where there is no use in going on; returns that step."""
+        if step == 0:
+            self._validate(0, {})
+        batches = iter(self.batches)
+        # The batch is taken last: one that is not trained on costs a round of sampling in RL.
+        while step < self.steps and self._reason_to_stop() is None and (batch := self._next(batches)) is not None:
+            step = self._advance(step, batch, stop)
+        if step < self.steps and self._reason_to_stop() is None:
+            raise RunError(
+                f"the data ended after {step} of {self.steps} steps",
+                where=str(self.run.path),
+                fix="this is a fault of the batch source",
+            )
+        return step
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         self.clock.begin_step()
