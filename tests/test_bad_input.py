@@ -436,15 +436,23 @@ def test_sigterm_and_a_closed_terminal_outside_of_a_training_are_one_line_and_14
     assert signal.getsignal(number) is before
 
 
-def _in_a_terminal(folder: str, steps: int, *, hang_up_ignored: bool) -> tuple[int, int]:
-    """A training in a terminal of its own: its process, and the terminal's other end."""
-    process, terminal = pty.fork()
-    if process:
-        return process, terminal
-    if hang_up_ignored:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.argv[1] == "ignore":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "thinkling", "run", "train.yaml", *sys.argv[2:]])
+"""
+
+
+def _in_a_terminal(folder: str, steps: int, *, hang_up: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A training in a terminal of its own, and that terminal's other end. `hang_up`: "heed" or "ignore" it."""
+    terminal, inner = pty.openpty()
     settings = [f"max_steps={steps}", f"save_steps={steps}", f"run_dir={folder}"]
-    os.execv(sys.executable, [sys.executable, "-m", "thinkling", "run", "train.yaml", *settings])
+    command = [sys.executable, "-c", TAKE_TERMINAL, hang_up, *settings]
+    process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    return process, terminal
 
 
 def _await_step_reading(folder: str, terminal: int, step: int) -> None:
@@ -460,13 +468,10 @@ def _await_step_reading(folder: str, terminal: int, step: int) -> None:
 
 @pytest.mark.slow
 def test_a_training_whose_terminal_is_closed_saves_before_it_ends():
-    process, terminal = _in_a_terminal("closed", 2000, hang_up_ignored=False)
+    process, terminal = _in_a_terminal("closed", 2000, hang_up="heed")
     _await_step_reading("closed", terminal, 5)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) in (
-        1,
-        143,
-    )  # whether or not the last line could be said
+    assert process.wait(120) in (1, 143)  # whether or not the last line could be said
     done = json.loads(Path("closed/sft/done.json").read_text())
     assert done["reason"] == "interrupted"
     assert [step for step, _ in Run(Path("closed/sft")).checkpoints()] == [done["step"]]
@@ -474,8 +479,8 @@ def test_a_training_whose_terminal_is_closed_saves_before_it_ends():
 
 @pytest.mark.slow
 def test_a_training_that_ignores_the_closing_of_its_terminal_goes_on_without_a_word():
-    process, terminal = _in_a_terminal("ignored", 100, hang_up_ignored=True)
+    process, terminal = _in_a_terminal("ignored", 100, hang_up="ignore")
     _await_step_reading("ignored", terminal, 5)
     os.close(terminal)
-    os.waitpid(process, 0)
+    assert process.wait(120) in (0, 1)
     assert json.loads(Path("ignored/sft/done.json").read_text())["reason"] == "finished"
