@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -153,7 +155,7 @@ def test_data_that_changed_under_a_run_that_was_stopped_is_refused(told: Teller)
     assert main(["run", "train.yaml", data]) == 0
     Path("runs/train/sft/done.json").unlink()
     _write("rows.jsonl", *[{"prompt": "hi", "completion": "no"}] * 30)
-    assert "another data" in told("run", "train.yaml", data)[0]
+    assert "the data has changed since the checkpoint was made" in told("run", "train.yaml", data)[0]
 
 
 # evaluation -------------------------------------------------------------------------------------------------------
@@ -421,13 +423,64 @@ def test_ctrl_c_while_the_program_is_loaded_is_one_line_and_130(
     assert capsys.readouterr().err == "\nstopped by Ctrl-C\n"
 
 
-def test_sigterm_outside_of_a_training_is_one_line_and_143(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_a_closed_terminal_outside_of_a_training_are_one_line_and_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ):
     from thinkling import recipes
 
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(recipes, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(number)
+    monkeypatch.setattr(recipes, "load", lambda *_: os.kill(os.getpid(), number))
     assert main(["run", "train.yaml"]) == 143
     assert capsys.readouterr().err == "stopped by SIGTERM\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.argv[1] == "ignore":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "thinkling", "run", "train.yaml", *sys.argv[2:]])
+"""
+
+
+def _in_a_terminal(folder: str, steps: int, *, hang_up: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A training in a terminal of its own, and that terminal's other end. `hang_up`: "heed" or "ignore" it."""
+    terminal, inner = pty.openpty()
+    settings = [f"max_steps={steps}", f"save_steps={steps}", f"run_dir={folder}"]
+    command = [sys.executable, "-c", TAKE_TERMINAL, hang_up, *settings]
+    process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    return process, terminal
+
+
+def _await_step_reading(folder: str, terminal: int, step: int) -> None:
+    """As `_await_step`; a terminal that nobody reads would fill up."""
+    file, until = Path(folder) / "sft/metrics.jsonl", time.monotonic() + 120
+    os.set_blocking(terminal, False)
+    while not file.exists() or file.read_text().count("\n") < step:
+        assert time.monotonic() < until, f"step {step} was not reached"
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 2**16)
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_training_whose_terminal_is_closed_saves_before_it_ends():
+    process, terminal = _in_a_terminal("closed", 2000, hang_up="heed")
+    _await_step_reading("closed", terminal, 5)
+    os.close(terminal)
+    assert process.wait(120) in (1, 143)  # whether or not the last line could be said
+    done = json.loads(Path("closed/sft/done.json").read_text())
+    assert done["reason"] == "interrupted"
+    assert [step for step, _ in Run(Path("closed/sft")).checkpoints()] == [done["step"]]
+
+
+@pytest.mark.slow
+def test_a_training_that_ignores_the_closing_of_its_terminal_goes_on_without_a_word():
+    process, terminal = _in_a_terminal("ignored", 100, hang_up="ignore")
+    _await_step_reading("ignored", terminal, 5)
+    os.close(terminal)
+    assert process.wait(120) in (0, 1)
+    assert json.loads(Path("ignored/sft/done.json").read_text())["reason"] == "finished"

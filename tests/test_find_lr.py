@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from test_trainer import rows
 
 from thinkling.cli.main import main
+from thinkling.core.errors import NumericsError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_json
 from thinkling.data.loader import Loader
@@ -76,6 +78,22 @@ def test_find_lr_writes_a_table_and_advice_and_no_weights(
     assert before == {file: file.read_bytes() for file in (tmp_path / "tiny").iterdir()}
 
 
+def test_find_lr_in_the_same_folder_again_writes_each_step_once(monkeypatch, tmp_path, tiny_model_dir):
+    monkeypatch.chdir(tmp_path)
+    data = "sft.data=[{task: sums, level: 1, n: 20}]"
+    arguments = ["find-lr", "sft", "model=./tiny", data, "sft.batch_tokens=300", "--steps", "4", "--run-dir", "here"]
+    assert main(arguments) == main(arguments) == 0
+    assert [line["step"] for line in Run.open(Path("here")).metrics()] == [1, 2, 3, 4]
+
+
+def test_a_loss_that_is_broken_before_the_first_update_is_no_matter_of_the_rate(tiny_model):
+    with torch.no_grad():
+        tiny_model.model.norm.weight.fill_(math.nan)
+    loader, settings = Loader(rows(), batch_tokens=100, seed=3), TrainerConfig()
+    with pytest.raises(NumericsError, match="holds a weight that is not a number"):
+        range_test(tiny_model, loader, CROSS_ENTROPY, settings, low=1e-5, high=1.0, steps=5, progress=Silent())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -83,6 +101,7 @@ def test_find_lr_writes_a_table_and_advice_and_no_weights(
         (["sft", "--stage", "before"], "'before' is no stage of this recipe that trains"),
         (["sft", "--low", "1", "--high", "0.1"], "there is no range"),
         (["sft", "--steps", "2"], "there is no range"),
+        (["sft", "--high", "inf"], "there is no range"),
     ],
 )
 def test_what_find_lr_cannot_do_is_told_in_three_lines(capsys, monkeypatch, tmp_path, arguments, said):

@@ -23,6 +23,7 @@ from thinkling.engine import shortage, trainer
 from thinkling.engine.averaging import members
 from thinkling.engine.gradient import accumulate
 from thinkling.engine.optimizer import MasterAdamW
+from thinkling.engine.reporting import Reports
 from thinkling.engine.selection import best_look, looks_without_improvement
 from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.spikes import SpikeWatch, robust_score
@@ -330,6 +331,76 @@ def test_spikes_are_dealt_with_in_the_same_way_under_a_resume(
     assert Run.open(whole).events() == Run.open(parted).events()
 
 
+def test_after_a_rollback_the_best_checkpoint_of_then_is_still_there(tiny_model, tokenizer, tmp_path, leaping):
+    leaping(11)
+    # The best of all is in step 10, which is taken back; what was the best before stands in step 6, and is again.
+    seen = {**dict.fromkeys(range(17), 3.0), 6: 2.0, 10: 1.0}
+    values = lambda step: {LOSS: 3.0 if step == 10 and Run(tmp_path / "run").events() else seen[step]}  # noqa: E731
+    settings = {**LONG, "spike_action": "rollback", "save_best": LOSS, "eval_steps": 1, "save_total_limit": 1}
+    ended = training(tiny_model, tokenizer, tmp_path / "run", validate=values, **settings)
+    assert ended.ending["model"] == "checkpoints/step-6/model"
+    load_folder(tmp_path / "run" / ended.ending["model"])
+
+
+def test_what_a_rollback_took_back_is_never_gone_on_from(tiny_model, tokenizer, tmp_path, leaping):
+    leaping(11)
+    settings = {**LONG, "spike_action": "rollback"}
+    again, ctrl_c = copy.deepcopy(tiny_model), lambda: os.kill(os.getpid(), signal.SIGINT)
+    training(tiny_model, tokenizer, tmp_path / "whole", **settings)
+    with pytest.raises(Interrupted):  # in step 10, which the spike in 11 takes back
+        training(copy.deepcopy(again), tokenizer, tmp_path / "run", Watch(10, ctrl_c), **settings)
+    with pytest.raises(Interrupted):  # in step 9, the first one after it went back to 8
+        training(copy.deepcopy(again), tokenizer, tmp_path / "run", Watch(9, ctrl_c), **settings)
+    progress = Silent()
+    training(again, tokenizer, tmp_path / "run", progress, **settings)
+    assert any("going on from step 9 " in note for note in progress.notes)
+    assert Run.open(tmp_path / "run").events() == Run.open(tmp_path / "whole").events()
+    assert told(tmp_path / "run") == told(tmp_path / "whole")
+    assert torch.equal(weights_of(tmp_path / "run", 16), weights_of(tmp_path / "whole", 16))
+
+
+def test_a_rollback_starts_the_curves_of_other_programs_anew(tiny_model, tokenizer, tmp_path, leaping):
+    leaping(11)
+    training(tiny_model, tokenizer, tmp_path / "run", **{**LONG, "spike_action": "rollback"})
+    assert len(list(Run.open(tmp_path / "run").logger_dir("tensorboard").iterdir())) == 2
+
+
+def test_a_rollback_does_not_bring_back_the_size_that_was_too_large(
+    tiny_model, tokenizer, tmp_path, leaping, monkeypatch
+):
+    leaping(11)
+    settings = {**LONG, "spike_action": "rollback", "micro_batch_tokens": 4096}
+    training(tiny_model, tokenizer, tmp_path / "run", Watch(9, lambda: starved(monkeypatch, 40)), **settings)
+    kinds = [event["event"] for event in Run.open(tmp_path / "run").events()]
+    assert kinds[0] == "out of memory"
+    assert kinds.index("spike") == len(kinds) - 1  # the steps done again found the smaller size
+
+
+def test_a_validation_that_is_no_number_is_never_the_best():
+    looks = [{"step": s, LOSS: x, ACCURACY: x} for s, x in ((1, math.nan), (2, 3.0), (3, 2.0))]
+    assert (best_look(looks, LOSS)["step"], best_look(looks, ACCURACY)["step"]) == (3, 2)
+
+
+def test_what_reads_validations_or_checkpoints_on_the_way_is_refused_where_the_run_is_too_short(
+    tiny_model, tokenizer, tmp_path
+):
+    look = looking(dict.fromkeys(range(7), 1.0))
+    with pytest.raises(ConfigError, match="eval_steps 6 is not below the 6 steps") as caught:
+        training(tiny_model, tokenizer, tmp_path / "a", validate=look, eval_steps=6, lr_scheduler_type="plateau")
+    assert "lower eval_steps" in caught.value.fix
+    with pytest.raises(ConfigError, match="save_steps 6 is not below the 6 steps"):
+        training(tiny_model, tokenizer, tmp_path / "b", average="last", save_steps=6)
+
+
+def test_a_logger_that_is_slow_to_close_finds_everything_saved(tiny_model, tokenizer, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Reports, "close", lambda self: saved.append(self._run.checkpoints()[-1][0]))
+    values = {0: 9.0, 1: 1.0, 2: 1.0, 3: 1.0}
+    settings = {"early_stopping": LOSS, "early_stopping_patience": 2, "eval_steps": 1, "report_to": ()}
+    training(tiny_model, tokenizer, tmp_path / "run", validate=looking(values), **settings)
+    assert saved == [3]
+
+
 def test_when_every_batch_leaps_it_is_not_the_rows(tiny_model, tokenizer, tmp_path, leaping):
     leaping(*range(11, 40))
     for action in ("skip", "rollback"):
@@ -415,6 +486,15 @@ def test_memory_that_is_too_little_for_one_row_ends_the_run_with_the_mend(tiny_m
         training(tiny_model, tokenizer, tmp_path / "run", micro_batch_tokens=4096)
     assert "rows.jsonl, line" in caught.value.where
     assert "cutoff_len" in caught.value.fix
+
+
+def test_memory_that_runs_out_in_a_validation_is_told_with_the_mend(tiny_model, tokenizer, tmp_path):
+    def greedy(step):
+        raise MemoryError
+
+    with pytest.raises(MachineError, match="memory ran out in the validation after step 0") as caught:
+        training(tiny_model, tokenizer, tmp_path / "run", validate=greedy)
+    assert "generate_rows" in caught.value.fix
 
 
 def test_other_errors_are_no_shortage_of_memory(tiny_model, tokenizer, tmp_path, monkeypatch):

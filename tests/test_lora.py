@@ -158,7 +158,11 @@ def test_merging_a_bf16_model_rounds_once(tiny_model):
     ("settings", "what", "fix"),
     [
         ({"rank": 17}, "rank 17 is above the width 16 of k_proj", "at most 16, leave k_proj, v_proj out"),
-        ({"rank": 49, "targets": ["up_proj"]}, "rank 49 is above the width 48 of up_proj", "at most 48"),
+        (
+            {"rank": 49, "targets": ["up_proj"]},
+            "rank 49 is above the width 48 of up_proj",
+            "at most 48, or train everyth",
+        ),
         ({"targets": ["qproj"]}, "'qproj' is the name of nothing", "did you mean 'q_proj'? in this model there are q_"),
         ({"targets": ["q_proj", "lm_head"]}, "'lm_head' is the name of nothing", "gate_proj, up_proj, down_proj"),
         ({"targets": ["layers.2.mlp.up_proj"]}, "'layers.2.mlp.up_proj' is the name of nothing", "up_proj"),

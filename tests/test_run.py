@@ -142,3 +142,13 @@ def test_a_record_cut_inside_a_character_is_left_out_like_any_other_cut_record(t
     whole = json.dumps({"step": 1, "text": "好"}, ensure_ascii=False).encode() + b"\n"
     file.write_bytes(whole + whole[:-4])
     assert [record["step"] for record in read_jsonl(file)] == [1]
+
+
+def test_all_that_is_kept_of_earlier_steps_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, synced = Run(tmp_path), []
+    run.log(1, {"loss/train": 1.0})
+    run.sample({"step": 1})
+    run.event(1, "spike", {})
+    monkeypatch.setattr("thinkling.core.run.sync_file", lambda file: synced.append(file.name))
+    run.sync()
+    assert synced == ["metrics.jsonl", "samples.jsonl", "events.jsonl"]

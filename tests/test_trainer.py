@@ -277,7 +277,7 @@ def test_a_gradient_that_is_no_number_names_its_rows_and_changes_no_weight(
 
 def test_another_fingerprint_under_a_resume_is_refused_by_name(tiny_model, tokenizer, tmp_path):
     training(tiny_model, tokenizer, tmp_path / "run", steps=4)
-    with pytest.raises(RunError, match="another data"):
+    with pytest.raises(RunError, match=r"the data has changed .* \(hash, now another hash\)"):
         training(tiny_model, tokenizer, tmp_path / "run", fingerprint="another hash")
 
 
@@ -380,6 +380,59 @@ def test_sigterm_saves_as_ctrl_c_does_and_is_told_apart(tiny_model, tokenizer, t
     assert Terminated.exit_code == 143
     with pytest.raises(TerminationRequest):
         training(tiny_model, tokenizer, tmp_path / "run", Watch(6, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+
+
+def test_a_look_that_fails_costs_no_step_whether_or_not_a_checkpoint_was_due(tiny_model, tokenizer, tmp_path):
+    again, broken = copy.deepcopy(tiny_model), [3]
+
+    def look(step):
+        if step in broken:
+            raise ZeroDivisionError
+        return {"accuracy/validation": step / 10}
+
+    arguments = {"validate": look, "eval_steps": 3, "save_steps": 0}
+    with pytest.raises(ZeroDivisionError):
+        training(copy.deepcopy(again), tokenizer, tmp_path / "run", **arguments)
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [3]
+    broken.clear()
+    training(again, tokenizer, tmp_path / "run", **arguments)
+    training(tiny_model, tokenizer, tmp_path / "whole", **arguments)
+    told, wanted = (Run(tmp_path / name).metrics() for name in ("run", "whole"))
+    names = ("step", "loss/train", "accuracy/validation")
+    assert [[line.get(n) for n in names] for line in told] == [[line.get(n) for n in names] for line in wanted]
+    assert torch.equal(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
+
+
+def hang_up():
+    """Both come when a terminal is closed: from its shell, and from the system."""
+    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_terminal_that_is_closed_saves_as_ctrl_c_does(tiny_model, tokenizer, tmp_path):
+    with pytest.raises(Terminated, match="step 3"):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(3, hang_up))
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [2, 3]
+
+
+def test_ctrl_c_twice_stops_at_once(tiny_model, tokenizer, tmp_path):
+    def insist():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(3, insist))
+    assert [step for step, _ in Run(tmp_path / "run").checkpoints()] == [2]
+
+
+def test_under_nohup_a_training_goes_on_when_its_terminal_is_closed(tiny_model, tokenizer, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ended = training(tiny_model, tokenizer, tmp_path / "run", Watch(3, hang_up))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.steps == 6
 
 
 def test_ctrl_c_in_the_last_step_ends_the_recipe_and_keeps_the_training(tiny_model, tokenizer, tmp_path):

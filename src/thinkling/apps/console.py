@@ -6,6 +6,7 @@ at the end of this file; the class only keeps time and prints.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,18 @@ class _Phase:
 
 
 class _Lasting(Console):
-    """A console whose reader may leave (`| head`, a closed log): from then on it says nothing, and the work goes on."""
+    """A console whose reader may leave (`| head`, a closed terminal): from then on it says nothing, and the work goes
+    on."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+        except OSError as fault:
+            if fault.errno != errno.EIO:  # what a terminal that is gone says
+                raise
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Send what is left to nowhere; rich itself would end the process here."""

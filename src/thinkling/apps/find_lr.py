@@ -5,6 +5,7 @@ It trains in memory and saves no weights; the table stays as metrics.jsonl of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def find_learning_rate(
     """
     from thinkling.engine.range_test import advise
 
-    if not 0 < low < high or steps < 3:
+    if not 0 < low < high < math.inf or steps < 3:
         said = tr("there is no range from {low} to {high} in {steps} steps", low=low, high=high, steps=steps)
         raise ConfigError(said, where="--low, --high, --steps", fix=tr("give 0 < low < high, and 3 steps or more"))
     config = stage.config
@@ -69,6 +70,7 @@ def find_learning_rate(
         config = config.model_copy(update={"model": start})
     run = Run.start(folder, {**stage.settings, "find_lr": {"low": low, "high": high, "steps": steps}})
     try:
+        run.keep_steps_up_to(-1)  # of a test in this folder before this one
         probes: list[Probe] = stage.module.probe_rates(config, progress, low=low, high=high, steps=steps)
         for probe in probes:
             facts = {"learning_rate": probe.learning_rate, "loss/train": probe.loss, "loss/smoothed": probe.smoothed}

@@ -7,6 +7,7 @@ the user can mend, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -85,24 +86,37 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
-    with _heeding_sigterm():
-        return _main(arguments)
+    with _heeding_the_system():
+        try:
+            return _main(arguments)
+        except OSError as error:
+            if error.errno != errno.EIO or error.filename is not None:
+                raise
+            # The terminal is gone, and with it whom to tell.
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            return 1
 
 
 @contextlib.contextmanager
-def _heeding_sigterm() -> Iterator[None]:
-    """Within, SIGTERM raises TerminationRequest, so that a stage can leave word; a training saves first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
+def _heeding_the_system() -> Iterator[None]:
+    """Within, SIGTERM and a closed terminal raise TerminationRequest, so that a stage can leave word; a training saves
+    first. Where SIGHUP is ignored from the beginning, as by `nohup`, it stays so."""
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = [signal.SIGTERM]
+    numbers += [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, _terminate) for number in numbers} if in_main else {}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    # It comes twice, from the shell and from the system; after the first one, word is being left.
+    if number == signal.SIGHUP:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise TerminationRequest
 
 

@@ -198,12 +198,12 @@ class Run:
                 write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def sync(self) -> None:
-        """Make metrics and samples so far survive a power cut: before a checkpoint that a resumed run goes on from.
+        """Make metrics, samples and events so far survive a power cut: before a checkpoint that a run may go on from.
 
         Raises:
             RunError: As `core.files.writing`.
         """
-        for file in (self.metrics_file, self.samples_file):
+        for file in (self.metrics_file, self.samples_file, self.events_file):
             if file.exists():
                 with writing(file):
                     sync_file(file)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FAULTS: tuple[type[Exception], ...] = (Exception,)
-"""Whatever it raises: somebody else's program, on somebody else's network, shall not end a run."""
+FAULTS: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""Whatever it raises: somebody else's program, on somebody else's network, shall not end a run, and not by leaving."""
 
 
 class ServiceRun:

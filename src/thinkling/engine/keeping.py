@@ -1,23 +1,27 @@
 """The checkpoints of one training: what is written into each, which are kept, and which one a run goes on from.
 
 `engine/checkpoint.py` writes and reads one folder, whole or not at all. Here stands which folders a training needs: the
-newest, the best, those of an average, the one to go back to after a spike.
+newest, those of an average, the one to go back to after a spike, and of each of these the best one that there was then.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from thinkling.core.errors import RunError
+from thinkling.core.files import writing
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, environment
 from thinkling.engine import checkpoint
 from thinkling.engine.averaging import FOLDER, MovingAverage, mean_of_files, members, save_average
 from thinkling.engine.gradient import refuse_broken_weights
 from thinkling.engine.optimizer import MasterAdamW
-from thinkling.engine.selection import Look
+from thinkling.engine.selection import Look, best_look
 from thinkling.engine.settings import TrainerConfig
 from thinkling.model.decoder import Decoder
 from thinkling.tokenizer.tokenizer import Tokenizer
@@ -48,12 +52,12 @@ class Keeper:
 
     # writing ----------------------------------------------------------------------------------------------------
 
-    def save(self, step: int, state: dict[str, Any], best: Look | None, *, final: bool) -> None:
+    def save(self, step: int, state: dict[str, Any], looks: Sequence[Look], *, final: bool) -> None:
         """Write the checkpoint of `step`, and drop those that nothing needs any longer.
 
         Args:
             state: What the loop needs to go on from here, beside weights and moments.
-            best: The best validation so far, whose checkpoint stays.
+            looks: The validations so far; the best checkpoint stays.
             final: Whether the training ends with it: the average of the last checkpoints is taken then.
 
         Raises:
@@ -75,20 +79,22 @@ class Keeper:
                 "environment": environment(),
             },
             keep=self.config.save_total_limit,
-            spare=self._spared(step, best),
+            spare=self._spared(step, looks),
             beside=functools.partial(self._save_average, step, final),
         )
         self.saved = step
 
-    def _spared(self, step: int, best: Look | None) -> set[int]:
-        """Checkpoints that are still needed, however old: the best, those to be averaged, the one to go back to."""
-        spared = {round(best["step"])} if best is not None else set()
-        if self.config.average == "last":
-            spared |= {*self._averaged(step)}
+    def _spared(self, step: int, looks: Sequence[Look]) -> set[int]:
+        """Checkpoints that are still needed, however old: those to be averaged, the one to go back to, and the best;
+        also what was the best at a checkpoint that stays, for the run may go back there and find nothing better."""
+        steps = [*(s for s, _ in self.run.checkpoints() if s < step), step]
+        stay = {*steps[-self.config.save_total_limit :]}
         if self.config.spike_action == "rollback":
-            steps = [s for s, _ in self.run.checkpoints()]
-            spared |= {*members(steps, step + 1, save_steps=self.config.save_steps, last=2)}
-        return spared
+            stay |= {*members(steps, step + 1, save_steps=self.config.save_steps, last=2)}
+        metric = self.config.save_best
+        bests = [best_look([look for look in looks if look["step"] <= s], metric) for s in stay] if metric else []
+        averaged = self._averaged(step) if self.config.average == "last" else []
+        return {*stay, *averaged, *(round(best["step"]) for best in bests if best is not None)}
 
     def _averaged(self, step: int) -> list[int]:
         """The steps whose weights would be averaged if the training ended with `step`, which stands last."""
@@ -124,23 +130,34 @@ class Keeper:
         if found is None:
             return None
         for key, value in self.fingerprint.items():
-            if found.state["fingerprint"].get(key) != value:
+            then = found.state["fingerprint"].get(key)
+            if then != value:
+                facts = {"what": tr(key), "then": then, "now": value}
                 raise RunError(
-                    f"the checkpoint belongs to another {key}: the data or the settings have changed since",
-                    where=str(found.path),
-                    fix="choose another run folder, or delete this one",
+                    tr("the {what} has changed since the checkpoint was made ({then}, now {now})", **facts),
+                    where=str(self.run.path),
+                    fix=tr(
+                        "bring back what it was made with, choose another folder with run_dir=PATH, or delete this one"
+                    ),
                 )
         now = checkpoint.machine_kind(self.model)
-        changed = [f"{k} {now[k]} instead of {v}" for k, v in found.state["machine"].items() if now.get(k) != v]
+        then_now = ((name, then, now.get(name)) for name, then in found.state["machine"].items())
+        changed = [tr("{name} {now} instead of {then}", name=k, now=n, then=t) for k, t, n in then_now if n != t]
         if changed:
-            self.progress.note(
-                f"resuming with {', '.join(changed)}: the numbers will differ in the last bits from a run never stopped"
-            )
+            said = "resuming with {changes}: the numbers will differ in the last bits from a run never stopped"
+            self.progress.note(tr(said, changes=", ".join(changed)))
         return found
 
     def to_go_back_to(self) -> checkpoint.Checkpoint | None:
         """The newest whole checkpoint of save_steps: what Ctrl-C or a best validation left between is none of them."""
         return checkpoint.newest(self.run, self.progress, every=self.config.save_steps)
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: the run has gone back, and shall never go on from them."""
+        for later, folder in self.run.checkpoints():
+            if later > step:
+                with writing(folder):
+                    shutil.rmtree(folder)
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Weights, moments and the moving average as they were.

@@ -85,6 +85,9 @@ def range_test(
     Args:
         model: Changed in place, and of no use after it.
         config: Its AdamW, clipping and micro-batches are used; its learning rate and schedule are not.
+
+    Raises:
+        NumericsError: The loss is not a number before the first update.
     """
     optimizer = MasterAdamW(
         model,
@@ -100,6 +103,8 @@ def range_test(
                 with model.in_step(step):
                     means, _ = accumulate(model, batch, loss, optimizer, config)
             except NumericsError:
+                if not probes:  # no update yet: it is not the rate
+                    raise
                 break  # what a range test is there to find
             probes.append(_probe(probes, step, rate, sum(loss.coefficients[t] * mean for t, mean in means.items())))
             progress.advance(step, **{"learning_rate": rate, "loss/train": probes[-1].loss})

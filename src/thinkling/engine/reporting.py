@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BeforeValidator
@@ -50,17 +49,23 @@ LoggerNames = Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidat
 
 
 class Reports:
-    """The loggers of one training. Each is started with the first line, and closed at the end."""
+    """The loggers of one training. Each is started with the first line, and closed at the end.
+
+    Raises:
+        ConfigError: A file that is named as a logger is not there.
+    """
 
     def __init__(self, wanted: tuple[str, ...], run: Run, progress: Progress) -> None:
-        self._wanted, self._run, self._progress = wanted, run, progress
-        self._running: dict[str, tuple[Logger, tuple[type[Exception], ...]]] | None = None
+        self._run, self._progress = run, progress
+        self._given_up: set[str] = set()
+        self._modules = {name: entry("loggers", name) for name in wanted}  # a file of one's own is read at the door
+        self._running: dict[str, tuple[Logger, tuple[type[BaseException], ...]]] | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line, to all that still work."""
         if self._running is None:
             self._running = {}
-            for name in self._wanted:
+            for name in self._modules:
                 self._start(name, step)
         for name, (logger, faults) in list(self._running.items()):
             try:
@@ -77,13 +82,19 @@ class Reports:
                 self._give_up(name, error)
         self._running = {}
 
+    def begin_again(self) -> None:
+        """The run has gone back: those that still work are closed, and started anew with the next line."""
+        if self._running is not None:
+            self.close()
+            self._modules = {name: module for name, module in self._modules.items() if name not in self._given_up}
+            self._running = None
+
     def _start(self, name: str, first_step: int) -> None:
-        module = entry("loggers", name)
+        module = self._modules[name]
         try:
-            faults = _faults(module)
-        except ImportError:
-            text = "{name} is not installed, so no curves go there (pip install {name}); metrics.jsonl has them all"
-            self._progress.note(tr(text, name=name))
+            faults = (OSError, *module.faults())
+        except ImportError as error:
+            self._give_up(name, error)
             return
         assert self._running is not None
         try:
@@ -99,21 +110,15 @@ class Reports:
         else:
             self._running[name] = (logger, faults)
 
-    def _give_up(self, name: str, error: Exception) -> None:
+    def _give_up(self, name: str, error: BaseException) -> None:
+        self._given_up.add(name)
         if self._running:
             self._running.pop(name, None)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         text = "{name} failed and gets no more curves ({reason}); metrics.jsonl has them all"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            text = "{name} is not installed, so no curves go there (pip install {name}); metrics.jsonl has them all"
         self._progress.note(tr(text, name=name, reason=reason))
-
-
-def _faults(module: ModuleType) -> tuple[type[Exception], ...]:
-    """What this logger may raise without ending a run.
-
-    Raises:
-        ImportError: Its package is not installed.
-    """
-    return (OSError, *module.faults())
 
 
 def _identity(run: Run) -> str:

@@ -7,6 +7,7 @@ for no checkpoint has its weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -57,12 +58,13 @@ def metrics_needed(config: Any) -> dict[str, str]:
     return needed | ({"lr_scheduler_type: plateau": "loss/validation"} if config.lr_scheduler_type == "plateau" else {})
 
 
-def unseen_metric(config: Any, available: Sequence[str], eval_steps: int) -> str | None:
+def unseen_metric(config: Any, available: Sequence[str], eval_steps: int, steps: int | None = None) -> str | None:
     """What is wrong with a setting that reads validations where nothing measures its metric, or only the end does.
 
     Args:
         config: A TrainerConfig.
         available: What a validation of this run measures.
+        steps: Of the run, where they are known.
     """
     for setting, metric in metrics_needed(config).items():
         if metric not in available:
@@ -73,23 +75,30 @@ def unseen_metric(config: Any, available: Sequence[str], eval_steps: int) -> str
         if not eval_steps:
             said = "{setting} needs validations on the way, and there is one at the end only: set eval_steps"
             return tr(said, setting=setting)
+        if steps is not None and eval_steps >= steps:
+            said = "{setting} needs validations on the way, and eval_steps {every} is not below the {steps} steps"
+            return tr(said, setting=setting, every=eval_steps, steps=steps)
     return None
 
 
-def refuse_unseen_metrics(config: Any, available: Sequence[str], eval_steps: int) -> None:
+def refuse_unseen_metrics(config: Any, available: Sequence[str], eval_steps: int, steps: int) -> None:
     """As `unseen_metric`, for the loop itself.
 
     Raises:
         ConfigError: A setting reads a validation that is not made.
     """
-    said = unseen_metric(config, available, eval_steps)
+    said = unseen_metric(config, available, eval_steps, steps)
     if said is not None:
-        raise ConfigError(said, where=", ".join(metrics_needed(config)), fix=tr("add it, or leave the setting out"))
+        readers = ", ".join(metrics_needed(config))
+        lower = tr("lower eval_steps, or leave {settings} out", settings=readers)
+        fix = tr("add it, or leave the setting out") if eval_steps < steps else lower
+        raise ConfigError(said, where=readers, fix=fix)
 
 
 def cost(look: Look, metric: Metric) -> float:
-    """The metric as something to be small."""
-    return look[metric] if metric == "loss/validation" else -look[metric]
+    """The metric as something to be small; what is no number is worse than any."""
+    value = look[metric] if metric == "loss/validation" else -look[metric]
+    return math.inf if math.isnan(value) else value
 
 
 def best_look(looks: Sequence[Look], metric: Metric) -> Look | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from thinkling.core.errors import ConfigError
 from thinkling.core.language import tr
 from thinkling.engine.averaging import AveragingConfig
 from thinkling.engine.reporting import LoggerNames
@@ -42,10 +43,31 @@ class TrainerConfig(ScheduleConfig, SelectionConfig, AveragingConfig, SpikeConfi
 
     @model_validator(mode="after")
     def _what_reads_checkpoints_has_some(self) -> TrainerConfig:
-        reading = ["average: last"] if self.average == "last" else []
-        reading += ["spike_action: rollback"] if self.spike_action == "rollback" else []
+        reading = reads_checkpoints(self)
         if reading and not self.save_steps:
             raise ValueError(tr("{settings} needs checkpoints on the way: set save_steps", settings=", ".join(reading)))
         if self.final_model == "average" and self.average is None:
             raise ValueError(tr("final_model: average needs average"))
         return self
+
+
+def refuse_unmade_checkpoints(config: TrainerConfig, steps: int) -> None:
+    """Refuse settings that read checkpoints on the way where the run of so many steps makes none.
+
+    Raises:
+        ConfigError: save_steps is no smaller than the run is long.
+    """
+    reading = reads_checkpoints(config)
+    if reading and config.save_steps >= steps:
+        said = "{settings} needs checkpoints on the way, and save_steps {every} is not below the {steps} steps"
+        raise ConfigError(
+            tr(said, settings=", ".join(reading), every=config.save_steps, steps=steps),
+            where="save_steps",
+            fix=tr("lower save_steps, or leave {settings} out", settings=", ".join(reading)),
+        )
+
+
+def reads_checkpoints(config: TrainerConfig) -> list[str]:
+    """The settings that read checkpoints made on the way."""
+    reading = ["average: last"] if config.average == "last" else []
+    return reading + (["spike_action: rollback"] if config.spike_action == "rollback" else [])

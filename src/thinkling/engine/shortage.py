@@ -64,3 +64,12 @@ def during_update(step: int) -> MachineError:
         where="engine/optimizer.py",
         fix=tr("close other programs or take a smaller model; the same command goes on from the last checkpoint"),
     )
+
+
+def during_validation(step: int) -> MachineError:
+    """In a look at held-out problems: its parts are not made smaller."""
+    return MachineError(
+        tr("memory ran out in the validation after step {step}", step=step),
+        where="validation_rows, generate_rows",
+        fix=tr("lower micro_batch_tokens, generate_rows or max_new_tokens, or close other programs; no step is lost"),
+    )

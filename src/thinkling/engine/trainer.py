@@ -38,7 +38,7 @@ from thinkling.engine.selection import (
     reason_to_stop,
     refuse_unseen_metrics,
 )
-from thinkling.engine.settings import TrainerConfig
+from thinkling.engine.settings import TrainerConfig, refuse_unmade_checkpoints
 from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeWatch, hopeless, stopped_by
 from thinkling.engine.stopping import StopRequested
 from thinkling.engine.tuning import is_adapter
@@ -112,11 +112,14 @@ def train(
         Interrupted: Ctrl-C, or as Terminated SIGTERM; a checkpoint was written first.
         RunError: The checkpoint belongs to other data, or no space is left.
         MachineError: Memory ran out, and no smaller micro-batch is left.
-        ConfigError: The schedule is longer than the run, or a setting reads validations that are not made.
+        ConfigError: The schedule is longer than the run, or a setting reads looks or checkpoints that are not made.
     """
     forget_peak_memory(model.device)
     refuse_schedule(config, steps)
-    refuse_unseen_metrics(config, ("loss/validation", "accuracy/validation") if validate else (), config.eval_steps)
+    refuse_unmade_checkpoints(config, steps)
+    refuse_unseen_metrics(
+        config, ("loss/validation", "accuracy/validation") if validate else (), config.eval_steps, steps
+    )
     optimizer = MasterAdamW(
         model,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -166,28 +169,35 @@ class _Loop:
         self.reports = Reports(self.config.report_to, self.run, self.progress)
 
     def go(self) -> Trained:
-        step = self._resume()
-        # The look before the first step is written again with it.
-        self.run.keep_steps_up_to(step or -1)
-        self.progress.start("train", self.steps, "steps")
-        with StopRequested() as stop, contextlib.closing(self.reports):
-            if step == 0:
-                self._validate(0, {})
-            batches = iter(self.batches)
-            # The batch is taken last: one that is not trained on costs a round of sampling in RL.
-            while step < self.steps and self._reason_to_stop() is None and (batch := self._next(batches)) is not None:
-                step = self._advance(step, batch, stop)
+        # Outermost: a logger that takes its time to close finds everything saved, and Ctrl-C ends the waiting.
+        with contextlib.closing(self.reports):
+            step = self._resume()
+            # The look before the first step is written again with it.
+            self.run.keep_steps_up_to(step or -1)
+            self.progress.start("train", self.steps, "steps")
+            with StopRequested() as stop:
+                step = self._steps_after(step, stop)
+                ending = self._ending(step)
+            if stop.requested:  # in the last step or later: all is saved, and the recipe shall not go on
+                raise stop.at_once
+        self.progress.finish()
+        return Trained(step, self.tokens, self.seconds, self.memory.peak_gib, self.last, ending)
+
+    def _steps_after(self, step: int, stop: StopRequested) -> int:
+        """Train to the last step, or to where there is no use in going on; returns that step."""
+        if step == 0:
+            self._validate(0, {})
+        batches = iter(self.batches)
+        # The batch is taken last: one that is not trained on costs a round of sampling in RL.
+        while step < self.steps and self._reason_to_stop() is None and (batch := self._next(batches)) is not None:
+            step = self._advance(step, batch, stop)
         if step < self.steps and self._reason_to_stop() is None:
             raise RunError(
                 f"the data ended after {step} of {self.steps} steps",
                 where=str(self.run.path),
                 fix="this is a fault of the batch source",
             )
-        ending = self._ending(step)
-        if stop.requested:  # in the last step: what it trained is saved, and the recipe shall not go on
-            raise stop.at_once
-        self.progress.finish()
-        return Trained(step, self.tokens, self.seconds, self.memory.peak_gib, self.last, ending)
+        return step
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         self.clock.begin_step()
@@ -341,10 +351,11 @@ class _Loop:
 
     def _after_step(self, step: int, stop: StopRequested) -> None:
         due = self.config.save_steps and step % self.config.save_steps == 0
-        # Before the look at held-out problems: a grader that fails there must not cost the training.
         if step == self.steps or due:
             self._save(step)
-        self.progress.advance(step, **self._record(step))
+        with self._saved_if_it_fails(step):
+            told = self._record(step)
+        self.progress.advance(step, **told)
         best = self._best()
         is_best = best is not None and best["step"] == step
         if (is_best or stop.requested) and self.keeper.saved != step:
@@ -354,14 +365,29 @@ class _Loop:
         if stop.requested and step < self.steps:
             self.run.finish("interrupted", step=step, steps=self.steps)
             raise stop.error(
-                f"stopped after step {step} of {self.steps}; everything up to here is saved",
+                tr("stopped after step {step} of {steps}; everything up to here is saved", step=step, steps=self.steps),
                 where=str(self.run.checkpoint_dir(step)),
-                fix="the same command goes on from here",
+                fix=tr("the same command goes on from here"),
             )
+
+    @contextlib.contextmanager
+    def _saved_if_it_fails(self, step: int) -> Iterator[None]:
+        """A grader that fails in a look must not cost the training: what raises is raised after a checkpoint."""
+        try:
+            yield
+        except BaseException:
+            if self.keeper.saved != step:
+                self._save(step)
+            raise
 
     def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         self.clock.enter("evaluation")
-        found = self.validate(step) if self.validate else {}
+        try:
+            found = self.validate(step) if self.validate else {}
+        except (MemoryError, RuntimeError) as error:
+            if shortage.is_shortage(error):
+                raise shortage.during_validation(step) from error
+            raise
         self.clock.enter("other")
         self._see(step, found)
         if found or metrics:
@@ -404,7 +430,7 @@ class _Loop:
             "returns": self.returns,
             "micro_batch_tokens": self.config.micro_batch_tokens,
         }
-        self.keeper.save(step, state, self._best(), final=final or step == self.steps)
+        self.keeper.save(step, state, self.looks, final=final or step == self.steps)
         self.clock.enter("other")
 
     def _after_spike(self, step: int, spike: Spike) -> int:
@@ -420,8 +446,10 @@ class _Loop:
         if self.returns[1] > MOST_IN_A_ROW:
             raise hopeless(spike, step + 1)
         if found is not None:
+            self.keeper.forget_after(place)
             self._take(found)
             self.run.keep_steps_up_to(place, events=False)
+            self.reports.begin_again()
         done = {"leapt_at": step + 1, "action": "skip" if found is None else "rollback", "back_to": place}
         # As an event of the step that is done next: a resumed run that does it again writes it again, once.
         self.run.event(place + 1, "spike", {**spike.record(), **done})
@@ -438,7 +466,9 @@ class _Loop:
         self.tokens, self.last, self.peaks = int(state["tokens"]), dict(state["last"]), dict(state["peaks"])
         self.looks = list(state["looks"])
         self.spikes.restore(state["spikes"])
-        self.config = self.config.model_copy(update={"micro_batch_tokens": int(state["micro_batch_tokens"])})
+        # No larger than now: where memory ran out since, it would do so again.
+        size = min(self.config.micro_batch_tokens, int(state["micro_batch_tokens"]))
+        self.config = self.config.model_copy(update={"micro_batch_tokens": size})
         line = next((line for line in self.run.metrics() if line["step"] == found.step), None)
         if line is not None:  # else it stopped between checkpoint and record, and `_resume` makes up for it
             self.peaks = {}
@@ -457,5 +487,6 @@ class _Loop:
             self.run.keep_steps_up_to(found.step - 1, events=False)
             self._record(found.step)
             self.run.write_best(self._best())
-        self.progress.note(f"going on from step {found.step} of {self.steps} ({found.path.name})")
+        text = "going on from step {step} of {steps} ({name})"
+        self.progress.note(tr(text, step=found.step, steps=self.steps, name=found.path.name))
         return found.step

@@ -10,14 +10,8 @@ from typing import Any
 from thinkling.core.service import FAULTS, ServiceRun
 
 
-def faults() -> tuple[type[Exception], ...]:
-    """See core.service.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    import swanlab  # noqa: F401
-
+def faults() -> tuple[type[BaseException], ...]:
+    """See core.service."""
     return FAULTS
 
 

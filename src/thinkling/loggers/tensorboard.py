@@ -96,7 +96,7 @@ def _float32(number: float) -> bytes:
         return struct.pack("<f", float("inf") if number > 0 else float("-inf"))
 
 
-def faults() -> tuple[type[Exception], ...]:
+def faults() -> tuple[type[BaseException], ...]:
     """Nothing but what a disk refuses, which counts for every logger."""
     return ()
 

@@ -9,14 +9,8 @@ from typing import Any
 from thinkling.core.service import FAULTS, ServiceRun
 
 
-def faults() -> tuple[type[Exception], ...]:
-    """See core.service.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    import trackio  # noqa: F401
-
+def faults() -> tuple[type[BaseException], ...]:
+    """See core.service."""
     return FAULTS
 
 

@@ -215,7 +215,7 @@ def _buckets(segments: list[_Segment], heads: int, kv_heads: int) -> list[_Bucke
     segment that sees more than PRODUCTS_UP_TO is alone: SDPA takes it as it is.
     """
     ordered = sorted(segments, key=lambda one: (one.n_seen, one.length))
-    costs, cuts = [0], [0]
+    costs, cuts = [0.0], [0]
     for end in range(1, len(ordered) + 1):
         longest, sees = 0, ordered[end - 1].n_seen
         best, cut = math.inf, end - 1

@@ -111,6 +111,6 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """`swiglu_plain` that keeps gate and up alone, (..., F) each, and computes silu(gate) again in the backward pass."""
+    """`swiglu_plain` that keeps gate and up alone, (..., F) each; silu(gate) is computed again in the backward pass."""
     out: Tensor = _SwiGLU.apply(gate, up)
     return out

@@ -113,19 +113,19 @@ def _matches(name: str, target: str) -> bool:
 
 def _refuse_wide(covered: dict[str, nn.Linear], config: Config) -> None:
     """A rank above the smaller side adds parameters and no freedom."""
-    widths = {name: min(linear.in_features, linear.out_features) for name, linear in covered.items()}
-    narrow = {name.rpartition(".")[2]: width for name, width in widths.items() if config.rank > width}
+    widths = {name.rpartition(".")[2]: min(m.in_features, m.out_features) for name, m in covered.items()}
+    narrow = {name: width for name, width in widths.items() if config.rank > width}
     if narrow:
         name, least = min(narrow.items(), key=lambda item: item[1])
+        some = (
+            "take a rank of at most {width}, leave {names} out of the targets, or train everything with "
+            "tuning.method=full"
+        )
+        every = "take a rank of at most {width}, or train everything with tuning.method=full"
         raise ConfigError(
             tr("rank {rank} is above the width {width} of {name}", rank=config.rank, width=least, name=name),
             where=f"tuning.rank = {config.rank}",
-            fix=tr(
-                "take a rank of at most {width}, leave {names} out of the targets, or train everything with "
-                "tuning.method=full",
-                width=least,
-                names=", ".join(narrow),
-            ),
+            fix=tr(some if len(narrow) < len(widths) else every, width=least, names=", ".join(narrow)),
         )
 
 
