@@ -46,8 +46,8 @@ def session(job: dict[str, Any]) -> dict[str, Any]:
     from thinkling.data.loader import Loader
     from thinkling.engine.trainer import Speed, train
     from thinkling.losses import CROSS_ENTROPY
-    from thinkling.stages import sft
     from thinkling.stages._models import load_plain
+    from thinkling.stages._sft_settings import Config, DataSpec
 
     first_done: list[float] = []
 
@@ -59,17 +59,16 @@ def session(job: dict[str, Any]) -> dict[str, Any]:
 
     run = Run.start(Path(job["run"]), {"stage": "checkpoints"})
     model, tokenizer, _ = load_plain(job["model"], Silent())
-    config = sft.Config(
+    config = Config(
         model=job["model"],
-        data=(sft.DataSpec(file="made here"),),
+        data=(DataSpec(file="made here"),),
         batch_size=2,
         max_steps=1000,
         learning_rate=1e-5,
         save_steps=SAVE_EVERY,
         report_to=(),
     )
-    rows = made_rows(64, 64, model.config.vocab_size).rows
-    loader = Loader(rows, batch_rows=2)
+    loader = Loader(made_rows(64, 64, model.config.vocab_size), batch_rows=2)
     with contextlib.suppress(Enough):
         train(
             model,
@@ -81,7 +80,7 @@ def session(job: dict[str, Any]) -> dict[str, Any]:
             run=run,
             progress=Clock(),
             speed=Speed(1e12),
-            fingerprint={"data": sft.data_hash(rows)},
+            fingerprint={"data": loader.rows.digest},
         )
     return {"steps": run.metrics(), "first_done": first_done[0]}
 

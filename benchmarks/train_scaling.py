@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thinkling.stages import sft
+    from thinkling.data.prepare import PrepareReport
+    from thinkling.data.tokens import TokenRow
 
 BASE = "135M"
 SHAPES = {
@@ -67,15 +68,23 @@ class Enough(Exception):
     """As many steps as were asked for are done; nothing is saved."""
 
 
-def made_rows(n: int, length: int, vocab: int) -> sft.Prepared:
-    """Rows of random tokens, the second half of each learnt, with the account that `prepare` would give of them."""
-    from thinkling.data.prepare import Prepared, PrepareReport, TokenRow
+def made_rows(n: int, length: int, vocab: int) -> list[TokenRow]:
+    """Rows of random tokens, the second half of each learnt."""
+    from thinkling.data.tokens import TokenRow
 
     draw = random.Random(0)
     weights = [0.0] * (length // 2) + [1.0] * (length - length // 2)
-    rows = [TokenRow([draw.randrange(vocab) for _ in range(length)], weights, f"row {i}") for i in range(n)]
-    supervised = sum(row.n_supervised for row in rows)
-    return Prepared(rows, PrepareReport(n, n, 0, 0, 0, 0, 0, 0, n * length, supervised, length, 0, length))
+    return [TokenRow([draw.randrange(vocab) for _ in range(length)], weights, f"row {i}") for i in range(n)]
+
+
+def account_of(rows: list[TokenRow], length: int) -> PrepareReport:
+    """The account that `prepare` would give of them."""
+    from thinkling.data.prepare import PrepareReport
+
+    n, supervised = len(rows), sum(row.n_supervised for row in rows)
+    nothing = dict.fromkeys(("dropped", "cut", "answers_cut", "blank", "nothing_learnt", "split", "unread"), 0)
+    counted = {"tokens": n * length, "supervised_tokens": supervised, "longest": length, "cutoff_len": length}
+    return PrepareReport(rows=n, kept=n, **nothing, **counted)
 
 
 def trained(job: dict[str, Any]) -> dict[str, Any]:
@@ -86,13 +95,15 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
     from thinkling.core.progress import Silent
     from thinkling.core.run import Run
     from thinkling.data.loader import Loader
+    from thinkling.data.prepare import Prepared
     from thinkling.engine.coverage import coverage
     from thinkling.engine.measures import peak_memory_gib
     from thinkling.engine.trainer import Speed, train
     from thinkling.losses import CROSS_ENTROPY
     from thinkling.model.folder import read_config
-    from thinkling.stages import sft
     from thinkling.stages._models import load_plain
+    from thinkling.stages._sft_plan import make_plan, peak_of_own_products
+    from thinkling.stages._sft_settings import Config, DataSpec
 
     class Clock(Silent):
         def advance(self, done: float, **facts: float) -> None:
@@ -100,9 +111,9 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
                 raise Enough
 
     steps = job["steps"] + 1  # never reached: a training saves at its end
-    config = sft.Config(
+    config = Config(
         model=job["folder"],
-        data=(sft.DataSpec(file="made here"),),
+        data=(DataSpec(file="made here"),),
         batch_size=job["rows"],
         max_steps=steps,
         cutoff_len=job["length"],
@@ -111,13 +122,14 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
         report_to=(),
     )
     shape, device = read_config(Path(job["folder"])), default_device()
-    prepared = made_rows(steps * job["rows"], job["length"], shape.vocab_size)
-    loader = Loader(prepared.rows, batch_rows=job["rows"])
+    rows = made_rows(steps * job["rows"], job["length"], shape.vocab_size)
+    loader = Loader(rows, batch_rows=job["rows"])
+    prepared = Prepared(loader.rows, account_of(rows, job["length"]))
     found = coverage(shape, config.tuning)
     square = measure_peak(compute_dtype(device.type), 0.5, device.type)
-    plan = sft.make_plan(config, prepared, shape, loader, steps, square, found)
+    plan = make_plan(config, prepared, shape, loader, steps, square, found)
     model, tokenizer, _ = load_plain(job["folder"], Silent())
-    peak = sft.peak_of_own_products(model, config, plan)
+    peak = peak_of_own_products(model, config, plan)
     run = Run.start(Path(job["run"]), {})
     with contextlib.suppress(Enough):
         train(
