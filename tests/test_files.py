@@ -129,8 +129,9 @@ def test_what_is_hashed_while_it_is_written_is_the_file(
     assert digest == sha256_of(tmp_path / "a")
 
 
-def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files.os, "fsync", _full_disk)
+@pytest.mark.parametrize("refused", ["files.os.fsync", "files._write"])
+def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str):
+    monkeypatch.setattr(f"thinkling.core.{refused}", _full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_hashed(tmp_path / "a", [memoryview(b"1")])
 
