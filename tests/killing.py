@@ -190,7 +190,7 @@ def watch_disk(root: Path, before: BEFORE) -> None:
         elif event in CHANGES and inside(arguments[0]):
             before(event.removeprefix("os."), os.path.abspath(arguments[0]))
 
-    really_sync, really_save = os.fsync, weights.save_file
+    really_sync, really_save, really_hashed = os.fsync, weights.save_file, weights.write_hashed
 
     def fsync(descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
@@ -202,7 +202,11 @@ def watch_disk(root: Path, before: BEFORE) -> None:
         before("save", os.path.abspath(file))  # written by the library's Rust, unseen from here
         really_save(tensors, file, **more)
 
-    os.fsync, weights.save_file = fsync, save_file
+    def write_hashed(file: Path, pieces: Any) -> str:
+        before("save", os.path.abspath(file))
+        return really_hashed(file, pieces)
+
+    os.fsync, weights.save_file, weights.write_hashed = fsync, save_file, write_hashed
     sys.addaudithook(audit)
 
 

@@ -22,6 +22,7 @@ from thinkling.core.files import (
     sha256_of,
     whole_folder,
     write_atomically,
+    write_hashed,
     write_json,
 )
 
@@ -117,6 +118,24 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path):
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("sizes", [[], [0], [5], [7, 8, 9], [3, 0, 40, 1, 1, 1, 12]])
+def test_what_is_hashed_while_it_is_written_is_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 10)  # several blocks
+    pieces = [os.urandom(size) for size in sizes]
+    digest = write_hashed(tmp_path / "a", map(memoryview, pieces))
+    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
+    assert digest == sha256_of(tmp_path / "a")
+
+
+@pytest.mark.parametrize("refused", ["files.os.fsync", "files._write"])
+def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str):
+    monkeypatch.setattr(f"thinkling.core.{refused}", _full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_hashed(tmp_path / "a", [memoryview(b"1")])
+
+
 # what survives a power cut --------------------------------------------------------------------------------------------
 
 
@@ -200,6 +219,12 @@ def test_a_sealed_folder_is_whole_until_a_file_is_lost_or_changed(sealed: Path):
     assert damage(sealed) == "model/weights is not what was written"
     (sealed / "model" / "weights").unlink()
     assert damage(sealed) == "model/weights is missing"
+
+
+def test_hashes_that_are_known_are_not_taken_again_and_the_rest_is(sealed: Path):
+    seal(sealed, {"state.json": "as told"})
+    assert damage(sealed, "model/") is None
+    assert damage(sealed) == "state.json is not what was written"
 
 
 def test_only_the_part_that_is_asked_for_is_read(sealed: Path):

@@ -201,7 +201,7 @@ def test_no_space_left_keeps_the_checkpoint_before(tiny_model, tokenizer, tmp_pa
         def refuse(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(checkpoint, "save_tensors", refuse)
+        monkeypatch.setattr(checkpoint, "save_hashed", refuse)
 
     with pytest.raises(RunError, match="no space left"):
         training(tiny_model, tokenizer, tmp_path / "run", Watch(3, full_disk))

@@ -14,10 +14,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from thinkling.core.errors import RunError
 
@@ -25,6 +25,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.(?:partial|replaced)")
 """The name of what is being written, in the path of an attempt that will be gone when the error is read."""
 MANIFEST = "manifest.json"
+BLOCK_BYTES = 2**26
+"""What `write_hashed` hands to the disk at once: so much that a wait for the disk is little beside it."""
 ELSEWHERE = "choose another place: run_dir=PATH for a run, the variable THINKLING_HOME for models"
 
 
@@ -223,9 +225,52 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(folder: Path) -> None:
-    """Write the manifest of a folder: the sha256 of every file in it."""
-    (folder / MANIFEST).write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
+def write_hashed(file: Path, pieces: Iterable[memoryview]) -> str:
+    """Write `pieces` one after the other into a new file; returns its hex sha256.
+
+    While one thread writes a block and another waits until the disk has the one before it, this one hashes the block
+    from memory: what takes longest decides, and nothing is read back. An error of the disk is raised here.
+    """
+    digest = hashlib.sha256()
+    with open(file, "wb") as handle, ThreadPoolExecutor(2) as pool:
+        synced: Future[None] | None = None
+        for block in _blocks(pieces):
+            written = pool.submit(_write, handle, block)
+            for piece in block:
+                digest.update(piece)
+            written.result()
+            if synced is not None:
+                synced.result()
+            synced = pool.submit(os.fsync, handle.fileno())
+        if synced is not None:
+            synced.result()
+    return digest.hexdigest()
+
+
+def _write(handle: BinaryIO, block: list[memoryview]) -> None:
+    handle.writelines(block)
+    handle.flush()
+
+
+def _blocks(pieces: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """Pieces together that have at least BLOCK_BYTES, the last ones as they come."""
+    block: list[memoryview] = []
+    for piece in pieces:
+        block.append(piece)
+        if sum(held.nbytes for held in block) >= BLOCK_BYTES:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def seal(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the manifest of a folder: the sha256 of every file in it.
+
+    Args:
+        known: The hashes of files that were taken while these were written, by path in the folder; the others are read.
+    """
+    (folder / MANIFEST).write_text(json.dumps(_hashes(folder, known=known), indent=2), encoding="utf-8")
 
 
 def damage(folder: Path, within: str = "") -> str | None:
@@ -251,8 +296,10 @@ def damage(folder: Path, within: str = "") -> str | None:
     return None
 
 
-def _hashes(folder: Path, within: str = "") -> dict[str, str]:
+def _hashes(folder: Path, within: str = "", *, known: Mapping[str, str] | None = None) -> dict[str, str]:
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
     names = [name for name in files if name != MANIFEST and name.startswith(within)]
+    told = known or {}
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(lambda name: sha256_of(files[name]), names), strict=True))
+        found = pool.map(lambda name: told.get(name) or sha256_of(files[name]), names)
+        return dict(zip(names, found, strict=True))

@@ -29,8 +29,10 @@ from thinkling.core.run import Run, read_json
 from thinkling.engine.adapter import save_trained
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.model.decoder import Decoder
-from thinkling.model.weights import save_tensors
+from thinkling.model.weights import save_hashed
 from thinkling.tokenizer.tokenizer import Tokenizer
+
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Checkpoint:
 
     def restore(self, optimizer: MasterAdamW) -> None:
         """Masters, moments and the model's weights as they were."""
-        optimizer.restore(load_file(self.path / "optimizer.safetensors"), self.step)
+        optimizer.restore(load_file(self.path / OPTIMIZER), self.step)
 
 
 def save(
@@ -73,10 +75,10 @@ def save(
     folder = run.checkpoint_dir(step)
     with whole_folder(folder) as new:
         save_trained(model, tokenizer, new)
-        save_tensors({k: v.contiguous() for k, v in optimizer.state().items()}, new / "optimizer.safetensors")
+        hashed = save_hashed(optimizer.state(), new / OPTIMIZER)
         beside(new)
         (new / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
-        seal(new)
+        seal(new, {OPTIMIZER: hashed})
     # A later folder was passed over as damaged; it must not count as one of those kept.
     for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
         if s not in spare:
