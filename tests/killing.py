@@ -28,7 +28,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from conftest import write_byte_tokenizer
+from byte_tokenizer import write_byte_tokenizer
 
 from thinkling.core.errors import RunError
 from thinkling.core.progress import Silent

@@ -76,7 +76,8 @@ def test_in_32_bit_floats_nothing_is_rounded_off(tiny_model, tokenizer, tmp_path
     rounded, exact = (load_folder(tmp_path / name)[0] for name in ("rounded", "exact"))
     assert exact.dtype == torch.float32
     torch.testing.assert_close(logits(exact), wanted, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(logits(rounded.float()), wanted, atol=1e-3)
+    errors = [(logits(one.float()) - wanted).abs().max() for one in (rounded, exact)]
+    assert errors[0] > 10 * errors[1]
 
 
 def test_whoever_may_read_the_folder_may_read_the_weights(tiny_model, tokenizer, tmp_path):

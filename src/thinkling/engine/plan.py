@@ -58,6 +58,8 @@ def training_memory(
         micro_batch_tokens: N of the largest micro-batch.
         longest: Tokens of the longest row: attention keeps n^2 probabilities of each head of rows up to 512.
         head_chunk: Rows of logits at once: their fp32 values and softmax, the bf16 gradient.
+
+    Gradients are counted in fp32, as they are where a step has several micro-batches; with one they take half of that.
     """
     width = torch.finfo(dtype).bits // 8
     n = config.n_parameters
@@ -65,9 +67,9 @@ def training_memory(
     layers, head = (config.n_layers, True) if coverage is None else (coverage.backward_layers, coverage.head)
     head_gradient = config.vocab_size * config.width * 2 * width if head else 0
     tokens = max(micro_batch_tokens, longest)
-    # Kept for the backward pass, in values a token and layer: two norms (in, normed), q, k, v, attention out, gate, up,
-    # silu(gate), their product.
-    kept = 6 * config.width + 2 * config.head_width * (config.n_heads + config.n_kv_heads) + 4 * config.ffn_width
+    # Kept for the backward pass, in values a token and layer: two norms (in, normed), q, k, v, attention out, gate, up
+    # and silu(gate) * up.
+    kept = 6 * config.width + 2 * config.head_width * (config.n_heads + config.n_kv_heads) + 3 * config.ffn_width
     probabilities = config.n_heads * min(longest, 512)
     return MemoryPlan(
         libraries=LIBRARIES_GIB,
