@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -162,3 +164,25 @@ def test_a_cursor_of_other_data_is_refused(change: str):
 def test_a_step_has_exactly_one_size(size: dict[str, int]):
     with pytest.raises(ConfigError, match="one size"):
         Loader(rows_of([3]), **size)
+
+
+THREADS = """
+import os, sys, torch
+from thinkling.data.loader import Loader
+from thinkling.data.tokens import TokenRow
+
+torch.set_num_threads(2)
+torch.ones(2**20).add_(1)  # this thread's own team
+before = len(os.listdir("/proc/self/task"))
+batches = iter(Loader([TokenRow([1] * 300, [1.0] * 300, "row")] * 64, batch_rows=32, seed=0))
+for _ in range(4):
+    next(batches)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_packing_starts_no_second_team_of_openmp_threads():
+    """It would make every barrier of the training sleep: see data/batch.py, `joined`."""
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"  # the thread that packs, and no worker of it

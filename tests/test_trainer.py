@@ -327,11 +327,14 @@ def test_a_checkpoint_that_lacks_a_file_is_damaged(tiny_model, tokenizer, tmp_pa
 
 
 def test_freed_memory_is_given_back_once_the_heap_has_grown(tiny_model, tokenizer, tmp_path, monkeypatch):
-    sizes, returned = iter([1.0, 1.1, 1.2, 1.3]), []
-    monkeypatch.setattr(measures, "memory_gib", lambda _: next(sizes))
-    monkeypatch.setattr(measures, "return_freed_memory", lambda: returned.append(True))
-    training(tiny_model, tokenizer, tmp_path / "run", steps=4, save_steps=0)
-    assert len(returned) == 3  # before the first step; then 1.2 and 1.3 are more than 1.15 times the first
+    after, returned = [1.0, 1.2, 1.4, 1.5, 1.9, 2.0, 1.4, 1.9], []
+    sizes, steps = iter(after), []
+    monkeypatch.setattr(measures, "memory_gib", lambda _: steps.append(next(sizes)) or steps[-1])
+    monkeypatch.setattr(measures, "return_freed_memory", lambda: returned.append(len(steps)))
+    training(tiny_model, tokenizer, tmp_path / "run", steps=len(after), save_steps=0)
+    # Before the first step. 1.4 is more than 1.3 times the 1.0 of the first; the 1.5 after that, from a compact heap,
+    # is what such a step needs, so that 1.9 is no growth and 2.0 is. The 1.4 then takes nothing of the 1.5 back.
+    assert returned == [0, 3, 6]
 
 
 def test_a_grader_that_fails_in_the_last_look_costs_no_training_and_the_look_is_made_up_for(

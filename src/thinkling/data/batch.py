@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -135,33 +137,36 @@ def pack(
         "a row is empty or its weights do not fit"
     )
     return joined(
-        torch.tensor([t for row in tokens for t in row], dtype=torch.int64),
-        torch.tensor([w for row in weights for w in row], dtype=torch.float32),
-        torch.tensor([len(row) for row in tokens]),
+        np.array([t for row in tokens for t in row], dtype=np.int64),
+        np.array([w for row in weights for w in row], dtype=np.float32),
+        np.array([len(row) for row in tokens], dtype=np.int64),
         groups=groups,
         sources=sources,
     )
 
 
 def joined(
-    tokens: Tensor,
-    weights: Tensor,
-    lengths: Tensor,
+    tokens: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    lengths: NDArray[np.int64],
     *,
     groups: list[int] | None = None,
     sources: list[str] | None = None,
 ) -> Batch:
-    """As `pack`, of rows that already lie one behind the other: (N,) int64, (N,) float32 and (S,) int64.
+    """As `pack`, of rows that already lie one behind the other: (N,), (N,) and (S,).
 
-    `weights` is changed in place: the first of each row becomes 0.
+    `weights` is changed in place: the first of each row becomes 0. Nothing here is computed by torch, because a thread
+    other than the one that trains may call it: torch's first parallel operation in a thread starts a team of OpenMP
+    threads for it, and while there are more of those than cores every barrier of the training sleeps instead of
+    spinning. Measured on two cores: LoRA steps took 1.3 times as long.
     """
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])  # (S + 1,)
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])  # (S + 1,)
     weights[starts[:-1]] = 0.0
     return Batch(
-        tokens=tokens,
-        positions=torch.arange(len(tokens)) - starts[:-1].repeat_interleave(lengths),
-        loss_weights=weights,
-        starts=starts,
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(np.arange(len(tokens)) - np.repeat(starts[:-1], lengths)),
+        loss_weights=torch.from_numpy(weights),
+        starts=torch.from_numpy(starts),
         groups=tuple(groups if groups is not None else range(len(lengths))),
         sources=tuple(sources if sources is not None else [f"row {i}" for i in range(len(lengths))]),
     )

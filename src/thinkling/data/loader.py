@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from thinkling.core.errors import ConfigError, RunError
@@ -234,9 +233,9 @@ class Loader:
         """These rows as one stream."""
         rows = [self.rows.row(row) for row in chosen]
         return joined(
-            torch.from_numpy(np.concatenate([tokens for tokens, _, _ in rows])),
-            torch.from_numpy(np.concatenate([weights for _, weights, _ in rows])),
-            torch.tensor([len(tokens) for tokens, _, _ in rows]),
+            np.concatenate([tokens for tokens, _, _ in rows]),
+            np.concatenate([weights for _, weights, _ in rows]),
+            np.array([len(tokens) for tokens, _, _ in rows], dtype=np.int64),
             sources=[source for _, _, source in rows],
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeWatch, hopeless, 
 from thinkling.engine.stopping import StopRequested
 from thinkling.engine.tuning import is_adapter
 from thinkling.losses import Loss
+from thinkling.model.compiled import compiled_kernels
 from thinkling.model.decoder import Decoder
 from thinkling.tokenizer.tokenizer import Tokenizer
 
@@ -111,8 +113,9 @@ def train(
         NumericsError: A loss or gradient is not a number.
         Interrupted: Ctrl-C, or as Terminated SIGTERM; a checkpoint was written first.
         RunError: The checkpoint belongs to other data, or no space is left.
-        MachineError: Memory ran out, and no smaller micro-batch is left.
-        ConfigError: The schedule is longer than the run, or a setting reads looks or checkpoints that are not made.
+        MachineError: Memory ran out, and no smaller micro-batch is left; or the kernels could not be compiled.
+        ConfigError: There is nothing to compile them with, the schedule is longer than the run, or a setting reads
+            looks or checkpoints that are not made.
     """
     forget_peak_memory(model.device)
     refuse_schedule(config, steps)
@@ -128,11 +131,25 @@ def train(
     )
     keeper = Keeper(run, model, tokenizer, optimizer, config, fingerprint, progress)
     try:
-        return _Loop(
-            model, tokenizer, batches, loss, config, steps, run, progress, speed, validate, optimizer, keeper
-        ).go()
+        with _kernels(model, config, progress):
+            return _Loop(
+                model, tokenizer, batches, loss, config, steps, run, progress, speed, validate, optimizer, keeper
+            ).go()
     finally:
         optimizer.close()
+
+
+@contextlib.contextmanager
+def _kernels(model: Decoder, config: TrainerConfig, progress: Progress) -> Iterator[None]:
+    """Those that the settings ask for; what compiling costs is told before and after."""
+    if not config.torch_compile:
+        yield
+        return
+    progress.note(tr("torch_compile: compiling kernels, half a minute the first time on a machine, then some seconds"))
+    began, shape = time.monotonic(), model.config
+    with compiled_kernels(shape.width, shape.ffn_width, model.dtype, model.device):
+        progress.note(tr("torch_compile: ready after {seconds} s", seconds=f"{time.monotonic() - began:.1f}"))
+        yield
 
 
 @dataclass

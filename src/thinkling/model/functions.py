@@ -1,16 +1,30 @@
 """Element-wise functions of the decoder with hand-written backward passes.
 
 Each has a plain version beside it, the oracle of its gradient test. They exist because autograd's own composition keeps
-more and passes over memory more often: on two cores the norms alone cost as much backward as the attention.
+more and passes over memory more often: on two cores the norms alone cost as much backward as the attention. Where a
+training asks for it, compiled.py's kernels take the place of the operations between.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from thinkling.model import compiled
+
+
+def _kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
+    """The compiled form where it is in use; it is made for more rows than one."""
+    return compiled.kernel(name) if x.numel() > x.shape[-1] else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(..., D) -> (N, D) without graph, contiguous: as the compiled kernels take it."""
+    return x.detach().reshape(-1, x.shape[-1]).contiguous()
 
 
 def rms_norm_plain(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -23,6 +37,11 @@ def rms_norm_plain(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        kernel = _kernel("rms_forward", x)
+        if kernel is not None:
+            out, normed, scale = (found.view(*x.shape[:-1], -1) for found in kernel(_rows(x), weight.detach(), epsilon))
+            ctx.save_for_backward(normed, weight, scale)
+            return out
         wide = x.float()
         scale = (
             torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
@@ -35,11 +54,15 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         normed, weight, scale = ctx.saved_tensors
         (gradient,) = gradients
-        through = (gradient * weight).float()  # (..., D)
-        wide = normed.float()
-        width = wide.shape[-1]
-        mean = (through * wide).sum(-1, keepdim=True).div_(width)  # (..., 1)
-        d_x = through.addcmul_(wide, mean, value=-1).mul_(scale).to(gradient.dtype)
+        width = normed.shape[-1]
+        kernel = _kernel("rms_backward", normed)
+        if kernel is not None:
+            d_x = kernel(_rows(gradient), _rows(normed), weight.detach(), scale.view(-1, 1)).view(normed.shape)
+        else:
+            through = (gradient * weight).float()  # (..., D)
+            wide = normed.float()
+            mean = (through * wide).sum(-1, keepdim=True).div_(width)  # (..., 1)
+            d_x = through.addcmul_(wide, mean, value=-1).mul_(scale).to(gradient.dtype)
         d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = (gradient * normed).reshape(-1, width).sum(0, dtype=torch.float32).to(weight.dtype)  # (D,)
@@ -100,12 +123,20 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        kernel = _kernel("swiglu_forward", gate)
+        if kernel is not None:
+            out: Tensor = kernel(_rows(gate), _rows(up)).view(gate.shape)
+            return out
         return F.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         (gradient,) = gradients
+        kernel = _kernel("swiglu_backward", gate)
+        if kernel is not None:
+            d_gate, d_up = kernel(_rows(gradient), _rows(gate), _rows(up))
+            return d_gate.view(gate.shape), d_up.view(up.shape)
         d_gate = torch.ops.aten.silu_backward(gradient * up, gate)
         return d_gate, F.silu(gate).mul_(gradient)
 

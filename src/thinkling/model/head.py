@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**19
 """fp32 logits worked on at once: 2 MB, in the caches of two cores; beyond, each pass goes through memory."""
+ROWS_AT_ONCE = 64
+"""oneDNN writes a kernel for each new shape of a product: 20 to 50 ms for each of the head's, and the last chunk of a
+step has ever another number of rows."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,23 @@ def gradient_in_forward(
     parts = []
     for low in range(0, len(targets), chunk):
         high = min(low + chunk, len(targets))
-        rows, wanted = hidden[low:high], targets[low:high]
-        logits = rows @ weight.T  # (c, V)
+        rows, wanted = _whole_tiles(hidden[low:high]), targets[low:high]
+        whole = rows @ weight.T  # (c, V), or more rows, which count nothing
+        logits = whole[: high - low]  # (c, V)
         measured, logsumexp = _measure(logits, wanted, needs)
         parts.append(measured)
-        d_logits = _form_gradient(logits, logsumexp, measured, wanted, *_leaf_gradients(measured, loss, low, high))
-        torch.mm(d_logits, weight, out=d_hidden[low:high])
+        _form_gradient(logits, logsumexp, measured, wanted, *_leaf_gradients(measured, loss, low, high))
+        whole[high - low :] = 0
+        d_hidden[low:high] = (whole @ weight)[: high - low]
         if add_weight_gradient is not None:
-            add_weight_gradient(d_logits.T @ rows)
+            add_weight_gradient(whole.T @ rows)
     return _concatenate(parts, hidden.device), d_hidden
+
+
+def _whole_tiles(rows: Tensor) -> Tensor:
+    """(c, D) -> with rows of zeros up to a multiple of ROWS_AT_ONCE, on the CPU: few shapes, few kernels to write."""
+    lacking = -len(rows) % ROWS_AT_ONCE
+    return rows if rows.is_cuda or lacking == 0 else F.pad(rows, (0, 0, 0, lacking))
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
@@ -121,8 +133,8 @@ def _form_gradient(
     targets: Tensor,
     d_logprobs: Tensor,
     d_entropy: Tensor | None,
-) -> Tensor:
-    """The gradient of (c, V) logits, in their place and dtype; formed in fp32, rounded once."""
+) -> None:
+    """Put the gradient of (c, V) logits in their place, in their dtype; formed in fp32, rounded once."""
     for block in _blocks(logits):
         log_p = logits[block].float().sub_(logsumexp[block].unsqueeze(1))  # (b, V)
         outer = d_logprobs[block].unsqueeze(1)  # (b, 1)
@@ -132,7 +144,6 @@ def _form_gradient(
         else:
             d_wide = log_p.exp_().mul_(-outer)
         logits[block] = d_wide.scatter_add_(1, targets[block].unsqueeze(1), outer)
-    return logits
 
 
 def _concatenate(parts: list[HeadOutput], device: torch.device) -> HeadOutput:
