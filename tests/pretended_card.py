@@ -30,7 +30,7 @@ class OnCard(Tensor):
     is_cpu = property(lambda self: False)
     is_sparse = property(lambda self: self.numbers.is_sparse)
     __torch_function__ = torch._C._disabled_torch_function_impl
-    waits: list[str] = []
+    waits: list[str] = []  # noqa: RUF012
 
     @staticmethod
     def __new__(cls, numbers):

@@ -1,6 +1,7 @@
 """What runs on a card alone, against the oracles of the CPU: variable-length attention, Liger's kernels, a whole step.
 
-Liger's kernels can be looked at without a card, too: Triton interprets them where TRITON_INTERPRET=1 is set.
+Of Liger's kernels Triton 3.9 interprets the rotation in fp32 where TRITON_INTERPRET=1 is set, so that it can be seen
+without a card; in the others it stumbles over numbers that are no tensors, and it has no arithmetic of bf16.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ PLAIN = {
 }
 
 
-def refuse_what_is_not_here(way):
+def refuse_what_is_not_here(way, interpreted=False):
     if way == "liger" and not liger.version():
         pytest.skip("liger-kernel and triton are not installed")
-    if not torch.cuda.is_available() and not (way == "liger" and INTERPRETED):
-        pytest.skip("needs a CUDA device (Liger's kernels: or TRITON_INTERPRET=1)")
+    if not torch.cuda.is_available() and not (way == "liger" and interpreted and INTERPRETED):
+        pytest.skip("needs a CUDA device")
 
 
 def inputs(function, dtype, width):
@@ -81,7 +82,7 @@ def results(function, leaves, more):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("function", "way"), [(name, way) for name, ways in WAYS.items() for way in ways])
 def test_every_kernel_equals_the_plain_function_and_its_gradient(function, way, dtype, width):
-    refuse_what_is_not_here(way)
+    refuse_what_is_not_here(way, interpreted=function == "rotate" and dtype == torch.float32)
     leaves, more = inputs(function, dtype, width)
     wide = [one.float() if isinstance(one, torch.Tensor) else one for one in more]
     exact = results(PLAIN[function], [leaf.float() for leaf in leaves], wide)

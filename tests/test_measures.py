@@ -7,7 +7,7 @@ import torch
 from test_trainer import CONFIG, rows, training
 
 from thinkling.core.run import Run
-from thinkling.data.kinds import KINDS, PARTS, Kinds
+from thinkling.data.kinds import KINDS, Kinds
 from thinkling.data.loader import Loader
 from thinkling.engine import measures
 from thinkling.engine.gradient import accumulate, micro_batches, step_flops

@@ -83,7 +83,8 @@ def _event() -> torch.cuda.Event:
 def _between(begun: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
     """Seconds from one mark to the next; waits until the card has passed both."""
     if isinstance(begun, float) or isinstance(ended, float):
-        assert isinstance(begun, float) and isinstance(ended, float), (begun, ended)
+        assert isinstance(begun, float), begun
+        assert isinstance(ended, float), ended
         return ended - begun
     ended.synchronize()
     return float(begun.elapsed_time(ended)) / 1000
