@@ -62,6 +62,11 @@ def test_heads_and_slices_go_through_the_kernels_like_rows():
         torch.testing.assert_close(rms_norm(x, weight, 1e-5), rms_norm_plain(x, weight, 1e-5))
 
 
+def test_compiling_for_a_card_is_refused():
+    with pytest.raises(ConfigError, match="no effect on a card"):
+        compiled.refuse_compiling(torch.device("cuda"))
+
+
 def test_a_missing_compiler_is_told_before_anything_else(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match="no-such-compiler"), kernels(torch.float32):

@@ -187,6 +187,18 @@ def test_a_missing_optional_package_is_mentioned_and_no_fault():
     assert 'pip install "thinkling[report]"' in row.what
 
 
+def test_beside_a_card_it_is_told_whose_kernels_are_taken():
+    card = {"torch": CU130, "driver": _driver("13.0")}
+    assert "0.8.5" in _row("kernels", **card, liger="0.8.5").what
+    assert 'pip install "thinkling[liger]"' in _row("kernels", **card).what
+
+
+def test_without_a_card_nobody_is_sent_for_its_kernels():
+    missing = (Package("liger-kernel", "", ">=0.8", False, extra="liger"),)
+    rows = examine(replace(HEALTHY, packages=missing))
+    assert not [row for row in rows if row.name == "kernels" or "liger" in row.what]
+
+
 def test_every_fix_stands_below_its_row_and_the_end_says_how_many():
     shown = list(lines(examine(replace(HEALTHY, python=(3, 10, 0)))))
     assert shown[0][0] is Level.FAIL

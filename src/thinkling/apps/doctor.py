@@ -106,6 +106,8 @@ class Facts:
     packages: tuple[Package, ...]
     variables: Mapping[str, str]
     """Environment variables that change what is found here."""
+    liger: str = ""
+    """Version of Liger's kernels, where they are taken on a card."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ WHEELS = (
 def examine(facts: Facts) -> list[Row]:
     """Every check, in reading order."""
     rows = [_python(facts), _cores(facts), *_products(facts), _memory(facts), *_disks(facts)]
-    return [*rows, _torch(facts), *_cards(facts), _versions(facts), _optional(facts)]
+    return [*rows, _torch(facts), *_cards(facts), *_kernels(facts), _versions(facts), _optional(facts)]
 
 
 def _python(facts: Facts) -> Row:
@@ -317,6 +319,21 @@ def runs_on(capability: str, archs: Sequence[str]) -> bool:
     return False
 
 
+def _kernels(facts: Facts) -> Iterator[Row]:
+    """Whose norms, SwiGLU and rotations a training on a card takes; no fault whichever they are."""
+    if not _has_usable_card(facts):
+        return
+    if facts.liger:
+        yield Row("kernels", Level.OK, tr("Liger {version}", version=facts.liger))
+        return
+    line = f'pip install "thinkling[{LIGER}]"'
+    yield Row("kernels", Level.OK, tr("torch's and our own ({line} brings Liger's)", line=line))
+
+
+def _has_usable_card(facts: Facts) -> bool:
+    return facts.torch is not None and facts.torch.cuda_available
+
+
 def _versions(facts: Facts) -> Row:
     needed = [package for package in facts.packages if not package.extra]
     wrong = [package for package in needed if not package.fits]
@@ -328,7 +345,8 @@ def _versions(facts: Facts) -> Row:
 
 
 def _optional(facts: Facts) -> Row:
-    missing = [package for package in facts.packages if package.extra and not package.fits]
+    # Kernels for cards have a row of their own, where there is a card.
+    missing = [package for package in facts.packages if package.extra not in ("", LIGER) and not package.fits]
     if not missing:
         return Row("optional", Level.OK, tr("all optional packages are there"))
     extras = sorted({package.extra for package in missing})
@@ -357,9 +375,12 @@ def gather(folders: Sequence[Path]) -> Facts:
         peaks=_peaks(build),
         packages=tuple(_packages()),
         variables={k: v for k, v in os.environ.items() if k in VARIABLES},
+        liger=_liger(build),
     )
 
 
+LIGER = "liger"
+"""The extra that brings Liger's kernels."""
 VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
@@ -372,6 +393,14 @@ def _torch_build() -> tuple[TorchBuild | None, str]:
     archs = tuple(torch.cuda.get_arch_list()) if available else ()
     other = f"ROCm {torch.version.hip}" if torch.version.hip else ""
     return TorchBuild(torch.__version__, torch.version.cuda or "", available, archs, other), ""
+
+
+def _liger(build: TorchBuild | None) -> str:
+    if build is None or not build.cuda_available:
+        return ""
+    from thinkling.model import liger
+
+    return liger.version()
 
 
 def _peaks(build: TorchBuild | None) -> dict[str, float]:

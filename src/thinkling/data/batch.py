@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thinkling.core.device import moved
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -114,10 +116,10 @@ class Batch:
         """The same stream on another device; `starts` stays on the host, where layouts are planned."""
         return replace(
             self,
-            tokens=self.tokens.to(device),
-            positions=self.positions.to(device),
-            loss_weights=self.loss_weights.to(device),
-            columns={name: column.to(device) for name, column in self.columns.items()},
+            tokens=moved(self.tokens, device),
+            positions=moved(self.positions, device),
+            loss_weights=moved(self.loss_weights, device),
+            columns={name: moved(column, device) for name, column in self.columns.items()},
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from thinkling.core.device import moved
 from thinkling.core.errors import NumericsError
 from thinkling.data.batch import Batch
 from thinkling.data.prefixes import share
@@ -30,10 +31,11 @@ from thinkling.model.head import HeadOutput, gradient_in_forward, predictions
 def micro_batches(batch: Batch, config: TrainerConfig, device: torch.device) -> list[Batch]:
     """What a step computes: its batch in parts that fit, the common beginnings in each part computed once.
 
-    On CUDA nothing is shared: torch's variable-length kernel has not been tried with prefixes.
+    They stay on the host, where they are counted and their layouts planned; `device` is where they will be computed. On
+    CUDA nothing is shared: torch's variable-length kernel has not been tried with prefixes.
     """
     parts = batch.split(config.micro_batch_tokens)
-    return [(share(part) if device.type == "cpu" else part).to(device) for part in parts]
+    return [share(part) if device.type == "cpu" else part for part in parts]
 
 
 def step_flops(config: ModelConfig, micros: list[Batch], work: Work | None = None) -> float:
@@ -62,6 +64,8 @@ def accumulate(
 ) -> tuple[dict[str, float], list[Batch]]:
     """Add the gradient of the whole batch's loss to the optimizer's sums.
 
+    A card is asked for nothing before all of it is queued there: the losses of all micro-batches are read at the end.
+
     Args:
         clock: Told when forward and backward begin.
         by_kind: Told what the head says of each counted token.
@@ -76,14 +80,36 @@ def accumulate(
     assert all(count > 0 for count in counts.values()), (
         f"a batch without anything to learn reached the trainer: {counts}"
     )
-    totals = dict.fromkeys(counts, 0.0)
     micros = micro_batches(batch, config, model.device)
+    sums: list[dict[str, Tensor]] = []
     for micro in micros:
         if clock:
             clock.enter("forward")
-        for term, value in _micro_batch(model, micro, loss, counts, optimizer, config, clock, by_kind).items():
+        sums.append(_micro_batch(model, micro, loss, counts, optimizer, config, clock, by_kind))
+    totals = dict.fromkeys(counts, 0.0)
+    for micro, told in zip(micros, _read(sums), strict=True):
+        _refuse_broken_loss(model, micro, told)
+        for term, value in told.items():
             totals[term] += value
     return {term: total / counts[term] for term, total in totals.items()}, micros
+
+
+def _read(sums: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """The numbers in these 0-dimensional tensors, which a device is asked for once."""
+    values = [value for one in sums for value in one.values()]
+    numbers = iter(torch.stack(values).tolist() if values else [])
+    return [{term: next(numbers) for term in one} for one in sums]
+
+
+def _refuse_broken_loss(model: Decoder, micro: Batch, sums: Mapping[str, float]) -> None:
+    if all(math.isfinite(value) for value in sums.values()):
+        return
+    refuse_broken_weights(model, f"rows {', '.join(micro.sources)}")
+    raise NumericsError(
+        f"the loss is not a number ({', '.join(f'{k} = {v}' for k, v in sums.items())})",
+        where=f"rows {', '.join(micro.sources)}",
+        fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
+    )
 
 
 def _micro_batch(
@@ -95,19 +121,19 @@ def _micro_batch(
     config: TrainerConfig,
     clock: StepClock | None,
     by_kind: LossByKind | None,
-) -> dict[str, float]:
-    """Forward and backward of one micro-batch; returns the terms' sums."""
+) -> dict[str, Tensor]:
+    """Forward and backward of one micro-batch, which lies on the host; returns the terms' sums, fp64 on the device."""
     if not len(micro.targets()):
         return {}
-    hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
-    chosen = hidden[micro.predictors()]  # (M, D)
-    supervised = micro.supervised()
-    sums: dict[str, float] = {}
+    chosen = _predicting(model, micro)  # (M, D)
+    counted = micro.supervised()
+    supervised = counted.to(model.device)
+    sums: dict[str, Tensor] = {}
 
     def chunk_loss(out: HeadOutput, low: int, high: int) -> Tensor:
         terms = loss.sums(out, supervised.rows(low, high))
         for term, value in terms.items():
-            sums[term] = sums.get(term, 0.0) + float(value.detach())
+            sums[term] = value.detach().double() + sums.get(term, 0.0)
         return torch.stack([loss.coefficients[t] * value / counts[t] for t, value in terms.items()]).sum()
 
     head = model.lm_head.weight
@@ -120,19 +146,22 @@ def _micro_batch(
         needs=loss.needs,
         add_weight_gradient=functools.partial(optimizer.add, head) if optimizer.trains(head) else None,
     )
-    if not all(math.isfinite(value) for value in sums.values()):
-        refuse_broken_weights(model, f"rows {', '.join(micro.sources)}")
-        raise NumericsError(
-            f"the loss is not a number ({', '.join(f'{k} = {v}' for k, v in sums.items())})",
-            where=f"rows {', '.join(micro.sources)}",
-            fix="look at these rows with `thinkling data show`; lower learning_rate; the last good checkpoint is kept",
-        )
     if by_kind:
-        by_kind.add(said, supervised)
+        by_kind.add(said, counted)
     if clock:
         clock.enter("backward")
     chosen.backward(d_chosen)
     return sums
+
+
+def _predicting(model: Decoder, micro: Batch) -> Tensor:
+    """(M, D) hidden states at the places that predict the counted tokens of a micro-batch on the host.
+
+    The places are found there: a card that is asked how many weights are not 0 has to finish all it has queued first.
+    """
+    there = micro.to(model.device)
+    hidden: Tensor = model(there.tokens, there.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
+    return hidden[moved(micro.predictors(), model.device)]
 
 
 @torch.no_grad()
@@ -158,9 +187,9 @@ def mean_loss(model: Decoder, batches: list[Batch], config: TrainerConfig) -> fl
     total, count = 0.0, 0.0
     for batch in batches:
         for micro in micro_batches(batch, config, model.device):
-            hidden = model(micro.tokens, micro.positions, PackedAttend(micro.starts, micro.prefixes))  # (N, D)
-            kept = micro.supervised()
-            out = predictions(hidden[micro.predictors()], model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
+            kept = micro.supervised().to(model.device)
+            chosen = _predicting(model, micro)  # (M, D)
+            out = predictions(chosen, model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
             total -= float((out.logprobs * kept.loss_weights).sum())
             count += float(kept.loss_weights.sum())
     return total / count

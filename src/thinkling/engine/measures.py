@@ -6,8 +6,9 @@ trained with. docs/metrics.md says what each figure means.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,39 +31,64 @@ GB in 80 steps; at 1.15 over the first step, a LoRA gave a gigabyte back in ever
 
 
 class StepClock:
-    """Time of one step by phase. At any moment exactly one phase runs, so that the phases add up to the step."""
+    """Time of one step by phase. At any moment exactly one phase runs, so that the phases add up to the step.
+
+    On a card the borders between phases are marks in its queue, which it times as it passes them: only who asks for a
+    time waits. A phase begins there when all that was queued before is done.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._waits = device.type == "cuda"
-        self._phase = "other"
-        self._since = time.monotonic()
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._mark: Callable[[], float | torch.cuda.Event] = _event if device.type == "cuda" else time.monotonic
+        self._begun: list[tuple[str, float | torch.cuda.Event]] = [("other", self._mark())]
+        self._added = dict.fromkeys(PHASES, 0.0)
         self._has_begun = False
 
     def enter(self, phase: str) -> None:
-        """Whatever ran is over, on the device too, and this phase begins."""
-        assert phase in self._seconds, phase
-        if self._waits and phase != self._phase:
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        self._seconds[self._phase] += now - self._since
-        self._phase, self._since = phase, now
+        """Whatever ran is over, and this phase begins."""
+        assert phase in PHASES, phase
+        self._begun.append((phase, self._mark()))
+
+    def _seconds(self) -> dict[str, float]:
+        """Of each phase up to the beginning of the one that runs now."""
+        for (phase, begun), (_, ended) in itertools.pairwise(self._begun):
+            self._added[phase] += _between(begun, ended)
+        self._begun = self._begun[-1:]
+        return self._added
 
     @property
     def training_s(self) -> float:
         """Of forward, backward and update so far in this step."""
-        return sum(self._seconds[phase] for phase in ("forward", "backward", "optimizer"))
+        seconds = self._seconds()
+        return sum(seconds[phase] for phase in ("forward", "backward", "optimizer"))
 
     def split(self) -> dict[str, float]:
         """time/PHASE_s of the step so far, and time/step_s, their sum; nothing where no step has begun."""
-        self.enter(self._phase)
-        phases = {f"time/{phase}_s": seconds for phase, seconds in self._seconds.items()}
-        return {**phases, "time/step_s": sum(self._seconds.values())} if self._has_begun else {}
+        self.enter(self._begun[-1][0])
+        seconds = self._seconds()
+        phases = {f"time/{phase}_s": spent for phase, spent in seconds.items()}
+        return {**phases, "time/step_s": sum(seconds.values())} if self._has_begun else {}
 
     def begin_step(self) -> None:
         """What went before is over; a step begins with its data."""
-        self.enter("data")
-        self._seconds, self._has_begun = dict.fromkeys(PHASES, 0.0), True
+        self._begun = [("data", self._mark())]
+        self._added, self._has_begun = dict.fromkeys(PHASES, 0.0), True
+
+
+def _event() -> torch.cuda.Event:
+    """A mark at the end of what the card has queued."""
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(begun: float | torch.cuda.Event, ended: float | torch.cuda.Event) -> float:
+    """Seconds from one mark to the next; waits until the card has passed both."""
+    if isinstance(begun, float) or isinstance(ended, float):
+        assert isinstance(begun, float), begun
+        assert isinstance(ended, float), ended
+        return ended - begun
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / 1000
 
 
 # whose the loss is ----------------------------------------------------------------------------------------------------
@@ -72,22 +98,27 @@ class StepClock:
 class LossByKind:
     """The loss of one step's counted tokens, apart by their kind: sums over all micro-batches."""
 
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(KINDS) * len(PARTS), dtype=torch.float64))
-    """Nats, weighted as the loss is."""
-    weights: Tensor = field(default_factory=lambda: torch.zeros(len(KINDS) * len(PARTS), dtype=torch.float64))
+    _said: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    """Of each micro-batch the kinds and weights of its counted tokens, on the host, and what was said of them: (M,)."""
 
     def add(self, out: HeadOutput, supervised: Batch) -> None:
-        """Count what the head said of the M counted tokens of a micro-batch; without a column of kinds, nothing."""
+        """Remember what the head said of the M counted tokens of a micro-batch, which lie on the host; without a column
+        of kinds, nothing."""
         kinds = supervised.columns.get(COLUMN)
-        if kinds is None:
-            return
-        kinds, weights = kinds.cpu(), supervised.loss_weights.double().cpu()
-        self.sums.index_add_(0, kinds, -out.logprobs.detach().double().cpu() * weights)
-        self.weights.index_add_(0, kinds, weights)
+        if kinds is not None:
+            self._said.append((kinds, supervised.loss_weights, out.logprobs.detach()))
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """Nats, weighted as the loss is, and the weights: (parts, kinds) each. Here a card is asked what it found."""
+        sums, weights = torch.zeros(2, len(PARTS) * len(KINDS), dtype=torch.float64).unbind()
+        for kinds, counted, logprobs in self._said:
+            sums.index_add_(0, kinds, -logprobs.double().cpu() * counted.double())
+            weights.index_add_(0, kinds, counted.double())
+        return sums.view(len(PARTS), len(KINDS)), weights.view(len(PARTS), len(KINDS))
 
     def metrics(self) -> dict[str, float]:
         """loss/KIND and loss/PART in nats per counted token, of those that occurred."""
-        sums, weights = (column.view(len(PARTS), len(KINDS)) for column in (self.sums, self.weights))
+        sums, weights = self.totals()
         by_kind = zip(KINDS, sums.sum(0).tolist(), weights.sum(0).tolist(), strict=True)
         by_part = zip(PARTS, sums.sum(1).tolist(), weights.sum(1).tolist(), strict=True)
         return {f"loss/{name}": total / count for name, total, count in (*by_kind, *by_part) if name and count > 0}
@@ -115,12 +146,12 @@ class UpdateRatio:
 
     def after(self) -> float:
         """Call when the weights have moved. 0 where all weights are 0."""
-        moved = squares = 0.0
-        for tensor, before in zip(self._tensors, self._before, strict=True):
-            share = tensor.numel() / before.numel()
-            moved += share * float((self._some(tensor).double() - before.double()).square().sum())
-            squares += share * float(before.double().square().sum())
-        return (moved / squares) ** 0.5 if squares else 0.0
+        pairs = list(zip(self._tensors, self._before, strict=True))
+        each = ((self._some(now).double() - old.double(), old.double()) for now, old in pairs)
+        told = torch.stack([part.square().sum() for pair in each for part in pair]).tolist()  # a card is asked once
+        shares = [now.numel() / old.numel() for now, old in pairs]
+        moved, squares = (sum(s * x for s, x in zip(shares, told[i::2], strict=True)) for i in (0, 1))
+        return float(moved / squares) ** 0.5 if squares else 0.0
 
 
 # what is held in memory -----------------------------------------------------------------------------------------------

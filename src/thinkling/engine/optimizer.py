@@ -20,6 +20,8 @@ UNDECAYED = ("embed", "ia3_l")
 """Parts of names: embeddings, virtual ones too, and IA3's vectors of ones, which PEFT writes as a matrix of one row."""
 PIECE_ELEMENTS = 2**22
 """Most elements that are updated at once: 16 MB of fp32 gradients."""
+CARD_PIECE_ELEMENTS = 2**26
+"""The same on a card, whose caches hold none of it and which waits for every piece to be begun: 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,7 @@ class MasterAdamW:
         gathered = [gradient for gradient in self._gathered if gradient is not None]
         if not gathered:
             return 0.0
-        norms = torch._foreach_norm(gathered, 2, dtype=torch.float32)
-        norm = self._scale * float(torch.linalg.vector_norm(torch.stack(norms)))
+        norm = self._scale * float(torch.linalg.vector_norm(torch.stack(_norms(gathered))))
         if 0 < max_norm < norm:
             self._scale *= max_norm / (norm + 1e-6)
         return norm
@@ -141,14 +142,14 @@ class MasterAdamW:
         self.forget()
 
     def _pieces(self) -> Iterator[list[_Piece]]:
-        """All parameters in lists of at most PIECE_ELEMENTS elements and of one weight decay."""
+        """All parameters in lists of at most so many elements as the device likes, and of one weight decay."""
         pieces: list[_Piece] = []
-        size = 0
+        size, most = 0, CARD_PIECE_ELEMENTS if any(master.is_cuda for master in self.masters) else PIECE_ELEMENTS
         for place, master in enumerate(self.masters):
-            for low in range(0, master.numel(), PIECE_ELEMENTS):
-                piece = _Piece(place, low, min(low + PIECE_ELEMENTS, master.numel()))
+            for low in range(0, master.numel(), most):
+                piece = _Piece(place, low, min(low + most, master.numel()))
                 alike = not pieces or self.decays[pieces[-1].place] == self.decays[place]
-                if pieces and (size + piece.high - piece.low > PIECE_ELEMENTS or not alike):
+                if pieces and (size + piece.high - piece.low > most or not alike):
                     yield pieces
                     pieces, size = [], 0
                 pieces.append(piece)
@@ -159,13 +160,15 @@ class MasterAdamW:
     def _update(self, pieces: list[_Piece], learning_rate: float) -> None:
         masters = [piece.of(self.masters[piece.place]) for piece in pieces]
         gradients = [self._gradient(piece) for piece in pieces]
+        # Filled on the device, one for each piece, because the call counts each of them up.
+        steps = torch.full((len(masters),), float(self.updates), dtype=torch.float32, device=masters[0].device).unbind()
         adamw(
             masters,
             gradients,
             [piece.of(self.first_moments[piece.place]) for piece in pieces],
             [piece.of(self.second_moments[piece.place]) for piece in pieces],
             [],
-            [torch.tensor(float(self.updates), device=master.device) for master in masters],
+            list(steps),
             fused=True,
             amsgrad=False,
             beta1=self.betas[0],
@@ -212,3 +215,14 @@ class MasterAdamW:
         self.updates = step
         with torch.no_grad():
             torch._foreach_copy_(self.params, self.masters)
+
+
+def _norms(tensors: list[Tensor]) -> list[Tensor]:
+    """Their 2-norms in fp32, in their order. Those of one dtype go together: a card takes a mixed list one by one."""
+    found: list[Tensor] = list(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        alike = torch._foreach_norm([tensors[place] for place in places], 2, dtype=torch.float32)
+        for place, norm in zip(places, alike, strict=True):
+            found[place] = norm
+    return found

@@ -49,6 +49,7 @@ def training_memory(
     longest: int,
     head_chunk: int,
     coverage: Coverage | None = None,
+    device: str = "cpu",
 ) -> MemoryPlan:
     """Memory of a training on packed streams.
 
@@ -57,6 +58,7 @@ def training_memory(
             activations are kept by the layers that run backward, and what a method adds is fp32.
         micro_batch_tokens: N of the largest micro-batch.
         longest: Tokens of the longest row: attention keeps n^2 probabilities of each head of rows up to 512.
+        device: cpu or cuda; there attention in 16 bits keeps one fp32 number of each head and token instead.
         head_chunk: Rows of logits at once: their fp32 values and softmax, the bf16 gradient.
 
     Gradients are counted in fp32, as they are where a step has several micro-batches; with one they take half of that.
@@ -70,7 +72,7 @@ def training_memory(
     # Kept for the backward pass, in values a token and layer: two norms (in, normed), q, k, v, attention out, gate, up
     # and silu(gate) * up.
     kept = 6 * config.width + 2 * config.head_width * (config.n_heads + config.n_kv_heads) + 3 * config.ffn_width
-    probabilities = config.n_heads * min(longest, 512)
+    probabilities = config.n_heads * (4 / width if device == "cuda" and width == 2 else min(longest, 512))
     return MemoryPlan(
         libraries=LIBRARIES_GIB,
         weights=(n * width + added * 4) / GIB,

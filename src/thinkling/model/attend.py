@@ -1,23 +1,27 @@
 """Who sees whom: one layout object, made once a forward, called by every layer with its queries, keys and values.
 
 `PackedAttend` carries out causal attention inside each segment of a packed stream and to the segments it continues (a
-prefix that many share is computed once), in one of three ways that agree:
-`products` (CPU: our own matrix products with a hand-written backward), `varlen` (CUDA: torch's variable-length kernel)
-and `sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new token a sequence against a
-cache. `behind` puts virtual tokens, given by their keys and values, before every sequence.
+prefix that many share is computed once), in one of three ways that agree: `products` (our own matrix products with a
+hand-written backward; on CUDA for what the next one does not take), `varlen` (CUDA: torch's variable-length kernel, for
+16 bits without prefixes) and `sdpa` (one segment at a time, the oracle of both). `CachedAttend` carries out one new
+token a sequence against a cache. `behind` puts virtual tokens, given by their keys and values, before every sequence.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from thinkling.core.device import moved
 
 KEEP_PROBABILITIES_UP_TO = 512
 """Tokens of a segment. Longer ones compute their attention probabilities (n^2) again in the backward pass."""
@@ -56,18 +60,44 @@ class PackedAttend:
         self.segments = _segments(starts.tolist(), prefixes)
         self.way = way
         self._buckets: list[_Bucket] | None = None
+        self._boundaries: Tensor | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # What torch's variable-length kernel knows; prefixes have not been tried with it.
-        variable = q.dtype in (torch.bfloat16, torch.float16) and not any(one.before for one in self.segments)
-        way = self.way or (("varlen" if variable else "sdpa") if q.is_cuda else "products")
+        way = self.way or ("varlen" if q.is_cuda and self._is_for_varlen(q) else "products")
         if way == "sdpa":
             return packed_sdpa(q, k, v, self.segments)
         if way == "varlen":
-            return _varlen(q, k, v, self.segments)
-        if self._buckets is None:
-            self._buckets = _buckets(self.segments, heads=q.shape[1], kv_heads=k.shape[1])
+            return self._varlen(q, k, v)
+        if self._buckets is None:  # planned on the host by the first layer, for all of them
+            planned = _buckets(self.segments, heads=q.shape[1], kv_heads=k.shape[1])
+            self._buckets = [bucket.to(q.device) for bucket in planned]
         return _products(q, k, v, self._buckets)
+
+    def _is_for_varlen(self, q: Tensor) -> bool:
+        """Whether torch's variable-length kernel takes this; prefixes have not been tried with it."""
+        fits = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+        return fits and not any(one.before for one in self.segments) and has_varlen()
+
+    def _varlen(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """torch's variable-length attention; the window (-1, 0) is causal."""
+        from torch.nn.attention.varlen import varlen_attn
+
+        assert not any(segment.before for segment in self.segments), "prefixes are shared by the products only"
+        if self._boundaries is None:
+            self._boundaries = moved(self.starts.to(torch.int32), q.device)
+        longest = max(segment.length for segment in self.segments)
+        out: Tensor = varlen_attn(  # type: ignore[assignment]
+            q, k, v, self._boundaries, self._boundaries, longest, longest, window_size=(-1, 0), enable_gqa=True
+        )
+        return out
+
+
+@functools.cache
+def has_varlen() -> bool:
+    """Whether torch's variable-length attention knows grouped heads: 2.12 and later (CUDA)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
@@ -109,9 +139,11 @@ def _future(n: int, m: int) -> Tensor:
 
 def _one_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """torch's attention of the last n of m tokens: q (n, H, E), k and v (m, K, E) -> (n, H, E)."""
+    if q.is_cuda:  # of torch's kernels for cards the one of fp32 knows no grouped heads, and the plain one keeps n * m
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))  # (m, H, E)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))  # (1, H or K, n or m, E)
     n, m = q.shape[2], k.shape[2]
-    mask = None if n == m else ~_future(n, m).to(q.device)
+    mask = None if n == m else moved(~_future(n, m), q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=n == m, enable_gqa=True)[0].transpose(0, 1)
 
 
@@ -120,26 +152,11 @@ def packed_sdpa(q: Tensor, k: Tensor, v: Tensor, segments: list[_Segment]) -> Te
     out = []
     for segment in segments:
         if segment.before:
-            seen = segment.seen().to(q.device)
+            seen = moved(segment.seen(), q.device)
             out.append(_one_sdpa(q[segment.begin : segment.end], k[seen], v[seen]))
         else:
             out.append(_one_sdpa(*(x[segment.begin : segment.end] for x in (q, k, v))))
     return torch.cat(out)  # (N, H, E)
-
-
-def _varlen(q: Tensor, k: Tensor, v: Tensor, segments: list[_Segment]) -> Tensor:
-    """torch's variable-length attention (CUDA, torch 2.12 or later); the window (-1, 0) is causal."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    assert not any(segment.before for segment in segments), "prefixes are shared on the CPU only"
-    starts = [0, *(segment.end for segment in segments)]
-    boundaries = torch.tensor(starts, dtype=torch.int32, device=q.device)
-    longest = max(segment.length for segment in segments)
-    causal = (-1, 0)
-    out: Tensor = varlen_attn(  # type: ignore[assignment]
-        q, k, v, boundaries, boundaries, longest, longest, window_size=causal, enable_gqa=True
-    )
-    return out
 
 
 # virtual tokens -------------------------------------------------------------------------------------------------------
@@ -200,6 +217,10 @@ class _Bucket:
     """(B*K*G*n,) rows of q (N*H, E) that fold to (B*K, G*n, E)."""
     key_rows: Tensor
     """(B*K*m,) rows of k (N*K, E) that fold to (B*K, m, E)."""
+
+    def to(self, device: torch.device) -> _Bucket:
+        """The same, planned on the host, where it is computed."""
+        return _Bucket(**{field.name: moved(getattr(self, field.name), device) for field in fields(self)})
 
 
 def _rows(places: Tensor, kv_heads: int, group: int) -> Tensor:

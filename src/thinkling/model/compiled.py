@@ -35,13 +35,19 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def refuse_without_compiler(device: torch.device) -> None:
-    """Inductor writes C++ for the CPU; Triton, which it takes for a card, brings its own compiler.
+def refuse_compiling(device: torch.device) -> None:
+    """Refuse where nothing would come of it.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no C++ compiler, or a card computes, where other kernels serve (functions.py).
     """
-    if device.type == "cpu" and compiler() is None:
+    if device.type != "cpu":
+        raise ConfigError(
+            tr("torch_compile has no effect on a card: its kernels are torch's own, or Liger's"),
+            where="torch_compile = true",
+            fix=tr("leave torch_compile out"),
+        )
+    if compiler() is None:
         raise ConfigError(
             tr("there is no C++ compiler to compile with ({name})", name=os.environ.get("CXX", "g++")),
             where="torch_compile = true",
@@ -58,10 +64,10 @@ def compiled_kernels(width: int, ffn_width: int, dtype: torch.dtype, device: tor
         ffn_width: F of the feed-forward.
 
     Raises:
-        ConfigError: There is no C++ compiler.
-        MachineError: It failed.
+        ConfigError: As `refuse_compiling`.
+        MachineError: The compiler failed.
     """
-    refuse_without_compiler(device)
+    refuse_compiling(device)
     kernels = {name: _compiled(function) for name, function in _FUNCTIONS.items()}
     try:
         _warm_up(kernels, width, ffn_width, dtype, device)

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from thinkling.core.device import moved
 from thinkling.model.adapted import Tuned
 from thinkling.model.attend import Attend, KeysValues, PackedAttend, behind
 from thinkling.model.config import ModelConfig
 from thinkling.model.dropout import Dropout
-from thinkling.model.functions import rms_norm, rotate, swiglu
+from thinkling.model.functions import rms_norm, rotate_both, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -58,7 +59,8 @@ class Attention(nn.Module):
         v = self.v_proj(x).unflatten(-1, heads)  # (N, K, E)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        out = attend(self.layer, rotate(q, cos, sin), rotate(k, cos, sin), v)  # (N, H, E)
+        q, k = rotate_both(q, k, cos, sin)
+        out = attend(self.layer, q, k, v)  # (N, H, E)
         mixed: Tensor = self.o_proj(out.flatten(1))
         return mixed
 
@@ -196,7 +198,8 @@ class Decoder(nn.Module):
 
 def rope_table(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin (N, 1, E) for the rotations at these positions (N,); angles in fp32, rounded once to `dtype`."""
-    angles = positions.float().unsqueeze(1) * _frequencies(config).to(positions.device)  # (N, E/2)
+    frequencies = moved(_frequencies(config), positions.device)  # (E/2,) powers of the host: a card's round otherwise
+    angles = positions.float().unsqueeze(1) * frequencies  # (N, E/2)
     angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)  # (N, 1, E)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

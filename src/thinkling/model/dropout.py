@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thinkling.core.device import moved
 from thinkling.core.rng import seed_from
 from thinkling.model.attend import Attend, PackedAttend
 
@@ -41,14 +42,21 @@ def token_keys(tokens: Tensor, positions: Tensor, attend: PackedAttend, salt: in
     """(N,) int64, a hash of the salt, of each token and of all before it in its row, prefixes included."""
     own = mixed(tokens * FIRST + positions * SECOND + salt)  # (N,)
     sums = torch.cat([own.new_zeros(1), own.cumsum(0)])  # (N + 1,) modulo 2^64
-    starts = attend.starts.to(sums.device)
-    totals = (sums[starts[1:]] - sums[starts[:-1]]).cpu()  # (S,)
-    before = torch.zeros_like(totals)
-    for s, prefix in enumerate(attend.prefixes):
+    starts = moved(attend.starts, sums.device)
+    begun = -sums[starts[:-1]]  # (S,)
+    if attend.prefixes:
+        begun += _before(sums[starts[1:]] + begun, attend.prefixes)
+    return mixed(sums[1:] + begun.repeat_interleave(starts[1:] - starts[:-1], output_size=len(tokens)))
+
+
+def _before(totals: Tensor, prefixes: tuple[int, ...]) -> Tensor:
+    """(S,) the sum over all that each segment continues, from the sums (S,) over the segments."""
+    there = totals.cpu()
+    before = torch.zeros_like(there)
+    for s, prefix in enumerate(prefixes):
         if prefix >= 0:
-            before[s] = before[prefix] + totals[prefix]
-    begun = before.to(sums.device) - sums[starts[:-1]]  # (S,)
-    return mixed(sums[1:] + begun.repeat_interleave(starts[1:] - starts[:-1]))
+            before[s] = before[prefix] + there[prefix]
+    return moved(before, totals.device)
 
 
 @dataclass(frozen=True)
@@ -103,5 +111,5 @@ class Dropout:
         if width not in self._patterns:
             generator = torch.Generator().manual_seed(seed_from("dropout", self.seed, self.step, width))
             drawn = torch.rand((PATTERNS, width), generator=generator) < self.share
-            self._patterns[width] = drawn.to(self._keys.device)
+            self._patterns[width] = moved(drawn, self._keys.device)
         return self._patterns[width]

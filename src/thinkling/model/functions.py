@@ -2,7 +2,8 @@
 
 Each has a plain version beside it, the oracle of its gradient test. They exist because autograd's own composition keeps
 more and passes over memory more often: on two cores the norms alone cost as much backward as the attention. Where a
-training asks for it, compiled.py's kernels take the place of the operations between.
+training asks for it, compiled.py's kernels take the place of the operations between. On a card the kernels of Liger are
+taken where it is installed (liger.py), and torch's own for the norms where not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thinkling.model import compiled
+from thinkling.model import compiled, liger
 
 
 def _kernel(name: str, x: Tensor) -> Callable[..., Any] | None:
@@ -71,6 +72,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """`rms_norm_plain` with one fp32 pass forward and one backward. x (..., D), weight (D,) -> (..., D)."""
+    if x.is_cuda:  # ours would be nine launches each way
+        return liger.rms_norm(x, weight, epsilon) if liger.version() else F.rms_norm(x, weight.shape, weight, epsilon)
     out: Tensor = _RMSNorm.apply(x, weight, epsilon)
     return out
 
@@ -114,6 +117,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+def rotate_both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries (N, H, E) and keys (N, K, E) rotated; on a card they may be overwritten."""
+    if q.is_cuda and liger.version():
+        return liger.rotate(q, k, cos, sin)
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
 def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
     """The element-wise part of SwiGLU, Shazeer 2020 (arXiv:2002.05202), equation 6: silu(gate) * up."""
     return F.silu(gate) * up
@@ -142,6 +152,9 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """`swiglu_plain` that keeps gate and up alone, (..., F) each; silu(gate) is computed again in the backward pass."""
+    """`swiglu_plain` that keeps gate and up alone, (..., F) each; silu(gate) is computed again in the backward pass,
+    which on a card may overwrite both."""
+    if gate.is_cuda and liger.version():
+        return liger.swiglu(gate, up)
     out: Tensor = _SwiGLU.apply(gate, up)
     return out

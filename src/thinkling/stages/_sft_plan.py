@@ -46,6 +46,7 @@ def make_plan(
         longest=longest,
         head_chunk=config.head_chunk,
         coverage=found,
+        device=device,
     )
     minutes = training_minutes(_flops_per_epoch(config, model, loader, found.work) * epochs, peak_flops, device)
     plan = {
