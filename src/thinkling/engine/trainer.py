@@ -29,16 +29,9 @@ from thinkling.engine.keeping import Keeper
 from thinkling.engine.measures import HeldMemory, LossByKind, StepClock, UpdateRatio, forget_peak_memory
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.reporting import Reports
-from thinkling.engine.schedule import rate_factor, refuse_schedule
-from thinkling.engine.selection import (
-    Look,
-    best_look,
-    choice_in_words,
-    choice_of,
-    reason_to_stop,
-    refuse_unseen_metrics,
-)
-from thinkling.engine.settings import TrainerConfig, refuse_unmade_checkpoints
+from thinkling.engine.schedule import rate_factor
+from thinkling.engine.selection import Look, best_look, choice_in_words, choice_of, reason_to_stop
+from thinkling.engine.settings import TrainerConfig, refuse_length
 from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeWatch, hopeless, stopped_by
 from thinkling.engine.stopping import StopRequested
 from thinkling.engine.tuning import is_adapter
@@ -115,11 +108,7 @@ def train(
         ConfigError: The schedule is longer than the run, or a setting reads looks or checkpoints that are not made.
     """
     forget_peak_memory(model.device)
-    refuse_schedule(config, steps)
-    refuse_unmade_checkpoints(config, steps)
-    refuse_unseen_metrics(
-        config, ("loss/validation", "accuracy/validation") if validate else (), config.eval_steps, steps
-    )
+    refuse_length(config, steps, ("loss/validation", "accuracy/validation") if validate else ())
     optimizer = MasterAdamW(
         model,
         betas=(config.adam_beta1, config.adam_beta2),

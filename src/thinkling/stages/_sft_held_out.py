@@ -1,7 +1,14 @@
-"""Looking at held-out problems while a fine-tuning trains: their loss, and by generation whether they are answered."""
+"""Looking at held-out problems while a fine-tuning trains: their loss, and by generation whether they are answered.
+
+What is held out is made before the weights are loaded. It decides which checkpoint is best, when to stop and when the
+rate falls, so that a resumed run must look at the very same.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from thinkling.core.language import tr
@@ -23,14 +30,42 @@ from thinkling.stages._sft_settings import Config
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 
-def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run, progress: Progress) -> Validate:
+@dataclass(frozen=True)
+class HeldOut:
+    """What every validation of one training looks at."""
+
+    rows: Prepared | None
+    """For their loss; None where there are none."""
+    problems: list[tuple[Any, Problem]]
+    """To be answered, each with its task."""
+
+    @property
+    def digest(self) -> str | None:
+        """Names the very tokens and weights of the rows, and questions and answers of the problems; None: nothing is
+        held out. 64 hex digits."""
+        if self.rows is None and not self.problems:
+            return None
+        asked = [(problem.task, problem.prompt, problem.answer) for _, problem in self.problems]
+        named = [self.rows and self.rows.rows.digest, asked]
+        return hashlib.sha256(json.dumps(named, ensure_ascii=False).encode()).hexdigest()
+
+
+def hold_out(config: Config, tokenizer: Tokenizer, progress: Progress) -> HeldOut:
+    """The rows and problems that the settings hold out; what was lost of them is told.
+
+    Raises:
+        DataError: The rows cannot be read or teach nothing, or a reference answer of a task cannot be read.
+    """
+    rows = held_out_rows(config, tokenizer, progress)
+    for line in rows.report.lines() if rows is not None else ():
+        progress.note(tr("held out: {line}", line=line))
+    return HeldOut(rows, held_out_problems(config))
+
+
+def validator(held_out: HeldOut, config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate:
     """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
-    held_out = held_out_rows(config, tokenizer, progress)
-    if held_out is not None:
-        for line in held_out.report.lines():
-            progress.note(tr("held out: {line}", line=line))
-    batches = _as_batches(held_out.rows, config) if held_out is not None else []
-    problems = held_out_problems(config)
+    batches = _as_batches(held_out.rows.rows, config) if held_out.rows is not None else []
+    problems = held_out.problems
 
     def validate(step: int) -> dict[str, float]:
         metrics = {"loss/validation": mean_loss(model, batches, config)} if batches else {}
