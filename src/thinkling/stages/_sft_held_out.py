@@ -17,11 +17,9 @@ from thinkling.core.run import Run
 from thinkling.core.stats import wilson
 from thinkling.data.batch import Batch
 from thinkling.data.loader import Loader
-from thinkling.data.mixture import Mixture
 from thinkling.data.prepare import Prepared, prepare
 from thinkling.data.types import Conversation, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
-from thinkling.engine.gradient import mean_loss
 from thinkling.engine.rollout import attempt, check_references, task_named
 from thinkling.engine.trainer import Validate
 from thinkling.model.decoder import Decoder
@@ -62,15 +60,13 @@ def hold_out(config: Config, tokenizer: Tokenizer, progress: Progress) -> HeldOu
     return HeldOut(rows, held_out_problems(config))
 
 
-def validator(held_out: HeldOut, config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate:
-    """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
-    batches = _as_batches(held_out.rows.rows, config) if held_out.rows is not None else []
+def answering(held_out: HeldOut, config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate | None:
+    """step -> accuracy on the held-out problems; the answers go to samples.jsonl. None: there are none."""
     problems = held_out.problems
+    if not problems:
+        return None
 
     def validate(step: int) -> dict[str, float]:
-        metrics = {"loss/validation": mean_loss(model, batches, config)} if batches else {}
-        if not problems:
-            return metrics
         sampling = Sampling(max_new_tokens=config.max_new_tokens)
         rollouts = attempt(Engine(model, tokenizer), problems, sampling, system=config.system)
         for rollout in rollouts:
@@ -78,7 +74,6 @@ def validator(held_out: HeldOut, config: Config, model: Decoder, tokenizer: Toke
         right, asked = sum(r.verdict.status == "right" for r in rollouts), len(rollouts)
         low, high = wilson(right, asked)
         return {
-            **metrics,
             "accuracy/validation": right / asked,
             "accuracy/validation_low": low,
             "accuracy/validation_high": high,
@@ -132,6 +127,9 @@ def held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
     return drawn
 
 
-def _as_batches(rows: Mixture, config: Config) -> list[Batch]:
-    loader = Loader(rows, batch_tokens=config.micro_batch_tokens, seed=0)
+def held_out_batches(held_out: HeldOut, config: Config) -> list[Batch]:
+    """The rows, as many at once as one forward pass takes."""
+    if held_out.rows is None:
+        return []
+    loader = Loader(held_out.rows.rows, batch_tokens=config.micro_batch_tokens, seed=0)
     return [loader.packed(chosen) for chosen in loader.plan(0)]

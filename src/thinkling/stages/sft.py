@@ -29,7 +29,7 @@ from thinkling.losses import CROSS_ENTROPY
 from thinkling.model.folder import read_config
 from thinkling.model.names import at_hand, resolve
 from thinkling.stages._models import base_of, load_plain
-from thinkling.stages._sft_held_out import HeldOut, hold_out, validator
+from thinkling.stages._sft_held_out import HeldOut, answering, held_out_batches, hold_out
 from thinkling.stages._sft_plan import (
     make_plan,
     memory_at_hand,
@@ -75,7 +75,8 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         progress=progress,
         speed=Speed(peak_of_own_products(model, config, ready.plan), ready.coverage.work),
         fingerprint=fingerprint,
-        validate=validator(ready.held_out, config, model, tokenizer, run) if config.validated else None,
+        held_out=held_out_batches(ready.held_out, config),
+        validate=answering(ready.held_out, config, model, tokenizer, run),
     )
     run.finish(
         "finished",
