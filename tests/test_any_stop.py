@@ -20,7 +20,7 @@ from thinkling.core.errors import Interrupted, NumericsError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
-from thinkling.engine import checkpoint, trainer
+from thinkling.engine import checkpoint, overfitting, trainer
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.trainer import Speed, train
@@ -144,6 +144,7 @@ def life(folder: Path, tokenizer: Any, config: TrainerConfig, looks: list[float]
             progress=Silent(),
             speed=Speed(1e12),
             fingerprint={},
+            held_out=[Loader(rows(), batch_rows=20, seed=0).packed(range(20))],
             validate=validate,
         )
         result: Any = (ended.steps, ended.tokens, ended.ending)
@@ -170,6 +171,9 @@ def test_stopped_anywhere_with_any_settings_a_training_comes_to_the_same_end(
 ):
     draw = random.Random(seed)
     config = TrainerConfig(**drawn_settings(draw))
+    # So that every rise above the noise of computing is told.
+    monkeypatch.setattr(overfitting, "RISK", 0.5)
+    monkeypatch.setattr(overfitting, "SMALLEST_RISE", 0.0)
     monkeypatch.setattr(Leaping, "leaps", tuple(draw.sample(range(9, 28), 3)))
     looks = [round(draw.uniform(1, 3), 2) for _ in range(STEPS + 1)]
     wanted = life(tmp_path / "whole", tokenizer, config, looks, instants)

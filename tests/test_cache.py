@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from toy_chat import CHATML, LLAMA3, byte_level
 
-from thinkling.core.errors import DataError, MachineError, RunError
+from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
 from thinkling.core.progress import Silent
-from thinkling.data import cache, workers
+from thinkling.data import cache, room, workers
 from thinkling.data.cache import FileRows, token_file
 from thinkling.data.prepare import write_rows
 from thinkling.data.tokens import COLUMNS, META, TokenFile, TokenWriter
@@ -160,6 +160,108 @@ def test_the_name_changes_with_a_format_of_ones_own_and_with_a_library(
     monkeypatch.setattr(cache.importlib.metadata, "version", lambda name: "0.0.1")
     made(file, format=str(own))
     assert len(folders(home)) == 3
+
+
+def _kept(home: Path) -> list[str]:
+    """The data files whose token files are kept."""
+    found = [json.loads((folder / META).read_text())["made_from"]["path"] for folder in folders(home)]
+    return sorted(Path(path).name for path in found)
+
+
+def _several(tmp_path: Path, *names: str) -> list[Path]:
+    """Data files of one size."""
+    rows = written(tmp_path).read_text()
+    for name in names:
+        (tmp_path / name).write_text(rows)
+    return [tmp_path / name for name in names]
+
+
+def _room_for(home: Path, monkeypatch: pytest.MonkeyPatch, n: float) -> None:
+    """As much as n of the token file that is there."""
+    size = sum(file.stat().st_size for file in folders(home)[0].iterdir())
+    monkeypatch.setenv("THINKLING_TOKENS_GIB", str(n * size / 2**30))
+
+
+def test_token_files_used_longest_ago_give_way_aloud(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    a, b, c = _several(tmp_path, "a.jsonl", "b.jsonl", "c.jsonl")
+    made(a)
+    _room_for(home, monkeypatch, 2.5)
+    made(b)
+    for folder in folders(home):
+        os.utime(folder, (1, 1))
+    made(a)  # which makes b the one used longest ago
+    progress = Silent()
+    made(c, progress=progress)
+    assert _kept(home) == ["a.jsonl", "c.jsonl"]
+    [note] = [note for note in progress.notes if "make room" in note]
+    assert str(b) in note
+    assert "THINKLING_TOKENS_GIB" in note
+    assert len(made(b)) == 5
+    assert _kept(home) == ["b.jsonl", "c.jsonl"]
+    assert not list((home / "tokens").glob(".*.partial"))
+
+
+def test_a_token_file_in_use_never_gives_way(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    a, b, c = _several(tmp_path, "a.jsonl", "b.jsonl", "c.jsonl")
+    held = made(a)
+    monkeypatch.setenv("THINKLING_TOKENS_GIB", "0")
+    first, second = made(b), made(c)
+    assert _kept(home) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    del held, second
+    assert len(made(b)) == len(first) == 5
+    assert _kept(home) == ["b.jsonl"]
+
+
+def test_a_token_file_that_another_process_reads_or_makes_never_gives_way(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    a, b, c = _several(tmp_path, "a.jsonl", "b.jsonl", "c.jsonl")
+    made(a)
+    [read] = folders(home)
+    made(b)
+    [taken] = [folder for folder in folders(home) if folder != read]
+    monkeypatch.setenv("THINKLING_TOKENS_GIB", "0")
+    code = (
+        "import fcntl, sys; from pathlib import Path; from thinkling.data.tokens import TokenFile\n"
+        "held = TokenFile(Path(sys.argv[1])); lock = open(sys.argv[2], 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX); print('holds', flush=True); sys.stdin.read()"
+    )
+    arguments = [sys.executable, "-c", code, str(read), str(taken.with_name(f".{taken.name}.lock"))]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"holds\n"
+        made(c)
+        assert _kept(home) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+        other.kill()  # its locks go with it
+    made(c)
+    assert _kept(home) == ["c.jsonl"]
+
+
+def test_a_removal_that_is_killed_is_finished_by_the_next_maker(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    a, b = _several(tmp_path, "a.jsonl", "b.jsonl")
+    made(a)
+    monkeypatch.setenv("THINKLING_TOKENS_GIB", "0")
+    monkeypatch.setattr(room, "sync_folder", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made(b)
+    monkeypatch.undo()
+    monkeypatch.setenv("THINKLING_HOME", str(home))
+    monkeypatch.setattr(cache, "KEPT_FROM_BYTES", 0)
+    assert len(list((home / "tokens").glob(".*.partial"))) == 1
+    made(a)
+    assert not list((home / "tokens").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("wrong", ["much", "-1", "nan"])
+def test_room_that_is_no_number_is_told_before_the_work(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+):
+    monkeypatch.setenv("THINKLING_TOKENS_GIB", wrong)
+    with pytest.raises(ConfigError, match="a number of GiB"):
+        made(written(tmp_path))
+    assert folders(home) == []
 
 
 def test_little_data_is_neither_hashed_nor_kept_and_starts_no_process(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError, DataError
+from thinkling.data import json_list
 from thinkling.data.rows import read_rows, stream_conversations
 from thinkling.data.types import Conversation
 from thinkling.formats import gsm8k
@@ -169,6 +173,119 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_place(tmp_path: Path, co
     assert what in caught.value.what
     assert where in caught.value.where
     assert caught.value.fix
+
+
+FAULTY_LISTS = [
+    b'[{"prompt": "a", "completion": "b"} {"prompt": "a", "completion": "b"}]',
+    b'[{"prompt": "a", "completion": "b"},]',
+    b'[{"prompt": "a", "completion": "b"},\n',
+    b'[{"prompt": "a", "completion": "b"}]\n ]',
+    b'[{"prompt": "a",\n "compl',
+    b'[{"prompt": "a", "completion": "b"}, nul]',
+    b"[",
+    b"[,",
+]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 18])
+@pytest.mark.parametrize("content", FAULTY_LISTS)
+def test_a_broken_list_is_told_as_json_tells_it_however_much_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, piece: int
+):
+    monkeypatch.setattr("thinkling.data.rows.PIECE_BYTES", piece)
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(json.JSONDecodeError) as known:
+        json.loads(content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(tmp_path / "rows.json"))
+    assert caught.value.what == f"broken JSON: {known.value.msg}"
+    assert caught.value.where.endswith(f"character {known.value.colno}")
+    several = known.value.lineno > 1 or b"\n" in content.strip()
+    assert (f"line {known.value.lineno}," in caught.value.where) == several
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "where"),
+    [
+        (b'[{"a": "b"}, {"a": "\\ud83d"}]', "lone surrogate", "rows.json, item 2"),
+        (b'[{"a": "b"}, {"a": "b", "a": "c"}]', "'a' stands twice", "rows.json, item 2"),
+        (b'[{"a": "b"}, {"a": ' + b"1" * 5000 + b"}]", "cannot be read", "rows.json, item 2"),
+        (b'[{"a": "b"}, {"a": ' + b"[" * 100_000, "cannot be read", "rows.json, item 2"),
+        ('[{"a": "b"},\n {"a": "你好吗"}]'.encode("gb18030"), "perhaps GB18030", "rows.json, byte 22"),
+        (b'\xef\xbb\xbf[{"a": "\xff"}]', "some other encoding", "rows.json, byte 12"),
+    ],
+)
+@pytest.mark.parametrize("piece", [5, 1 << 18])
+def test_a_fault_in_a_list_is_told_with_its_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, what: str, where: str, piece: int
+):
+    monkeypatch.setattr("thinkling.data.rows.PIECE_BYTES", piece)
+    (tmp_path / "rows.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(read_rows(tmp_path / "rows.json"))
+    assert what in caught.value.what
+    assert caught.value.where.endswith(where)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+def _streamed(text: str, lengths: list[int]) -> list[Any]:
+    """The values of a list that comes in pieces of these lengths, over and over."""
+    cuts = itertools.accumulate(itertools.cycle(lengths))
+    places = [0, *itertools.takewhile(lambda place: place < len(text), cuts), len(text)]
+    pieces = [text[low:high] for low, high in itertools.pairwise(places)]
+    return [value for value, _ in json_list.values(iter(pieces), json.JSONDecoder())]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(anything, max_size=6),
+    st.lists(st.integers(1, 30), min_size=1),
+    st.sampled_from([None, 0, 2]),
+    st.booleans(),
+)
+def test_a_list_read_in_pieces_is_the_list_that_json_reads(values: Any, lengths: list[int], indent: Any, ascii: bool):
+    text = json.dumps(values, indent=indent, ensure_ascii=ascii)
+    assert repr(_streamed(text, lengths)) == repr(json.loads(text))  # NaN is not equal to itself
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data(), st.lists(anything, min_size=1, max_size=4), st.lists(st.integers(1, 30), min_size=1))
+def test_a_list_with_a_fault_read_in_pieces_has_the_fault_that_json_finds(data: Any, values: Any, lengths: list[int]):
+    text = json.dumps(values, indent=data.draw(st.sampled_from([None, 1])))
+    place = data.draw(st.integers(1, len(text)))
+    end = data.draw(st.integers(place, min(len(text), place + 3)))
+    text = text[:place] + data.draw(st.text('[]{},:"\\u019e-+.tn \n', max_size=3)) + text[end:]
+
+    def found(read: Callable[[], Any]) -> Any:
+        try:
+            return repr(read())
+        except json.JSONDecodeError as error:
+            return error.msg, error.lineno, error.colno
+
+    assert found(lambda: _streamed(text, lengths)) == found(lambda: json.loads(text))
+
+
+def test_memory_does_not_grow_with_a_list(tmp_path: Path):
+    row = json.dumps({"prompt": "a" * 500, "completion": "b" * 500})
+    (tmp_path / "rows.json").write_text("[" + ",\n".join([row] * 20_000) + "]")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(tmp_path / "rows.json")) == 20_000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * 2**18  # the file has 20 MB
+
+
+def test_no_more_of_a_list_is_read_than_rows_are_wanted(tmp_path: Path):
+    good = '{"prompt": "a", "completion": "b"}'
+    (tmp_path / "rows.json").write_text(f"[{good}, {good}, no JSON")
+    assert len(read_conversations(tmp_path / "rows.json", n=2)) == 2
 
 
 def test_a_missing_file_is_told_the_closest_name(tmp_path: Path):

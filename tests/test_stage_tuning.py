@@ -200,6 +200,25 @@ def test_the_plan_tells_coverage_share_scale_and_advice(settings, tmp_path):
     assert (words["rank"], words["scale"]) == ("2", "10")
 
 
+def test_what_a_larger_rank_costs_is_told_beside_the_usual_one(settings, monkeypatch):
+    monkeypatch.setattr(_sft_plan, "USUAL_RANK", 4)
+    at = {}
+    for rank in (4, 16):
+        config = sft.Config(**{**settings, "tuning": {**LORA, "rank": rank}})
+        at[rank] = sft.make_ready(config, config.model, Silent())
+    assert "at_usual_rank" not in at[4].plan["tuning"]
+    told, peak = at[16].plan["tuning"]["at_usual_rank"], at[4].peak_flops / at[16].peak_flops
+    assert told == {
+        "rank": 4,
+        "peak_gib": at[4].plan["memory_gib"]["peak"],
+        "minutes": pytest.approx(at[4].plan["minutes"] * peak),  # the machine is measured for each plan
+    }
+    more = at[16].plan["minutes"] / told["minutes"] - 1
+    assert more > 0.01
+    words = _sft_plan.plan_in_words(at[16].plan)
+    assert words["cost of the rank"].endswith(f"{100 * more:.1f} % of time more than rank 4")
+
+
 def test_a_rank_above_the_width_is_refused_before_the_weights_are_loaded(settings, tmp_path):
     next(tmp_path.glob("tiny/*.safetensors")).unlink()
     for tell in (lambda c: sft.promise(c, Silent()), lambda c: sft.make_ready(c, c.model, Silent())):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from thinkling.core.errors import ConfigError, DataError, MachineError, RunError
+from thinkling import recipes
+from thinkling.core.errors import ConfigError, DataError, Interrupted, MachineError, OtherRunError, RunError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run, read_json, read_jsonl
 from thinkling.core.stats import detectable_difference, wilson
@@ -256,6 +262,130 @@ def test_a_step_is_of_one_size(sft_settings):
     assert (by_rows.batch_size, by_rows.batch_tokens) == (5, None)
     short = sft.Config(**{k: v for k, v in sft_settings.items() if k != "batch_tokens"}, batch_size=5)
     assert short == by_rows == sft.Config(**short.model_dump())  # what a run folder holds can be read again
+
+
+# what a resumed training must share ---------------------------------------------------------------------------------
+
+
+class CtrlC(Silent):
+    """Pressed after the second step."""
+
+    phase = ""
+
+    def start(self, phase, total, unit):
+        self.phase = phase
+
+    def advance(self, done, **facts):
+        if self.phase == "train" and done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def _pairs(*answers):
+    return "".join(json.dumps({"prompt": "hi", "completion": answer}) + "\n" for answer in answers)
+
+
+@pytest.fixture
+def stopped(sft_settings, tmp_path):
+    """A training on files that was stopped by Ctrl-C after two of four steps: its recipe, and its folder."""
+    for name in ("rows", "held-out"):
+        (tmp_path / f"{name}.jsonl").write_text(_pairs("hello", "good day", "welcome", "hello there"))
+    files = {
+        "data": [{"file": str(tmp_path / "rows.jsonl")}],
+        "validation": [{"file": str(tmp_path / "held-out.jsonl")}, {**SUMS, "n": 2}],
+    }
+    recipe = recipes.build({"stages": [{"sft": {**sft_settings, **files, "save_steps": 1}}]}, (), where="here")
+    stop = CtrlC()
+    with pytest.raises(Interrupted):
+        recipes.run(recipe, tmp_path / "run", stop)
+    return recipe, tmp_path / "run" / "sft"
+
+
+def _all_of(folder):
+    """Every file's content, but for the machines that it was started on."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != "environment.txt")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def _change_the_rows(tmp_path, settings, patch):
+    (tmp_path / "rows.jsonl").write_text(_pairs("hello", "good day", "welcome", "hello here"))
+
+
+def _change_the_held_out_rows(tmp_path, settings, patch):
+    (tmp_path / "held-out.jsonl").write_text(_pairs("hullo", "good day", "welcome", "hello there"))
+
+
+def _change_a_held_out_problem(tmp_path, settings, patch):
+    drawn = _sft_held_out.held_out_problems
+
+    def others(config):
+        return [(task, dataclasses.replace(problem, answer="0")) for task, problem in drawn(config)]
+
+    patch.setattr(_sft_held_out, "held_out_problems", others)
+
+
+def _change_the_model(tmp_path, settings, patch):
+    [file] = Path(settings["model"]).glob("*.safetensors")
+    weights = load_file(file)
+    save_file({name: weight + 0.5 for name, weight in weights.items()}, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (_change_the_rows, "the data has changed"),
+        (_change_the_held_out_rows, "the held-out data has changed"),
+        (_change_a_held_out_problem, "the held-out data has changed"),
+        (_change_the_model, "the base model has changed"),
+    ],
+)
+def test_a_training_is_not_gone_on_with_from_something_else_and_loses_nothing_by_the_attempt(
+    stopped, tmp_path, sft_settings, monkeypatch, change, what
+):
+    recipe, folder = stopped
+    before = _all_of(folder)
+    assert json.loads(before["done.json"])["step"] == 2
+    change(tmp_path, sft_settings, monkeypatch)
+    with pytest.raises(OtherRunError, match=what):
+        recipes.run(recipe, folder.parent, Silent())
+    assert _all_of(folder) == before
+
+
+def test_a_training_goes_on_over_the_same_rows_written_anew(stopped, tmp_path):
+    recipe, folder = stopped
+    for file in tmp_path.glob("*.jsonl"):
+        file.write_text(file.read_text().replace('": "', '":"'))
+    recipes.run(recipe, folder.parent, Silent())
+    assert Run.open(folder).is_finished
+
+
+def test_a_damaged_checkpoint_does_not_pass_for_one_made_from_something_else(stopped):
+    recipe, folder = stopped
+    [_, (_, newest)] = Run.open(folder).checkpoints()
+    state = newest / "state.json"
+    state.write_text(state.read_text().replace('"data": "', '"data": "0'))
+    progress = Silent()
+    recipes.run(recipe, folder.parent, progress)
+    assert any("step-2 is damaged" in note for note in progress.notes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"save_best": "loss/validation", "eval_steps": 4},
+        {"average": "last", "save_steps": 4},
+        {"spike_action": "rollback", "save_steps": 9},
+        {"warmup_steps": 5},
+    ],
+)
+def test_settings_that_a_run_of_this_length_cannot_carry_out_are_told_before_the_weights_are_loaded(
+    sft_settings, tmp_path, wrong
+):
+    next(tmp_path.glob("tiny/*.safetensors")).unlink()
+    config = sft.Config(**{**sft_settings, **wrong})
+    with pytest.raises(ConfigError, match="steps"):
+        sft.promise(config, Silent())
+    with pytest.raises(ConfigError, match="steps"):
+        sft.probe_rates(config, Silent(), low=1e-5, high=1e-1, steps=5)
 
 
 def test_memory_grows_with_the_micro_batch_and_masters_outweigh_weights():

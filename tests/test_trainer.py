@@ -110,7 +110,16 @@ class Watch(Silent):
 
 
 def training(
-    model, tokenizer, folder: Path, progress=None, steps=6, data=None, fingerprint="hash", validate=None, **changes
+    model,
+    tokenizer,
+    folder: Path,
+    progress=None,
+    steps=6,
+    data=None,
+    fingerprint="hash",
+    held_out=(),
+    validate=None,
+    **changes,
 ):
     config = CONFIG.model_copy(update={"save_steps": 2, **changes})
     run = Run.start(folder, {"stage": "test"})
@@ -127,6 +136,7 @@ def training(
             progress=progress or Silent(),
             speed=Speed(1e12),
             fingerprint={"data": fingerprint},
+            held_out=held_out,
             validate=validate,
         )
     finally:

@@ -42,6 +42,10 @@ class RunError(ThinklingError):
     """A run folder or checkpoint that cannot be written, read or continued."""
 
 
+class OtherRunError(RunError):
+    """A run that cannot be continued because it was made from something else; nothing in its folder has changed."""
+
+
 class MachineError(ThinklingError):
     """The machine lacks something: memory, disk, a package, a device."""
 

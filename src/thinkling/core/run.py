@@ -6,7 +6,7 @@ This file owns every name in it; nobody else builds a path by hand.
     plan.json        what was promised: rows, tokens, steps, memory by phase, minutes
     metrics.jsonl    one line a step; names have a place and a unit
     samples.jsonl    completions seen during training
-    events.jsonl     what went otherwise than planned: spikes, micro-batches halved; one line each
+    events.jsonl     what went otherwise than planned: spikes, overfitting, micro-batches halved
     best.json        the step of the best validation so far, where one is kept
     items.jsonl      one line per evaluated item
     evaluation.json  scores with n, intervals and baselines
@@ -26,7 +26,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +190,20 @@ class Run:
         """plan.json: what is promised before the first step."""
         write_json(self.plan_file, plan)
 
-    def keep_steps_up_to(self, step: int, *, events: bool = True) -> None:
-        """Forget metrics, samples and `events` later than `step`: a resumed run writes them again, the same."""
-        for file in (self.metrics_file, self.samples_file, *([self.events_file] if events else [])):
+    def keep_steps_up_to(self, step: int, *, events: Collection[str] | None = None) -> None:
+        """Forget metrics, samples and events later than `step`: a resumed run writes them again, the same.
+
+        Args:
+            events: The kinds of events to forget; None: all.
+        """
+
+        def stays(line: Mapping[str, Any]) -> bool:
+            spared = events is not None and "event" in line and line["event"] not in events
+            return line.get("step", 0) <= step or spared
+
+        for file in (self.metrics_file, self.samples_file, self.events_file):
             if file.exists():
-                kept = [line for line in read_jsonl(file) if line.get("step", 0) <= step]
+                kept = [line for line in read_jsonl(file) if stays(line)]
                 write_atomically(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def sync(self) -> None:

@@ -3,8 +3,9 @@
 A token file lies in THINKLING_HOME/tokens under a name that is a hash of the data file's bytes, the tokenizer's files
 (its chat template is one of them), the settings, and the code that turns rows into tokens. It is there whole or not at
 all, whoever was killed while making it, and of several processes that want it one makes it. It is compared with its
-checksums whenever it is taken, and a damaged one is made again, aloud. Little data is tokenised anew each time, for
-that is over before a cache would have been looked into.
+checksums whenever it is taken, and a damaged one is made again, aloud. All of them together take so much room and no
+more (data/room.py). Little data is tokenised anew each time, for that is over before a cache would have been looked
+into.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.data import tokens
 from thinkling.data.prepare import TELL_EVERY_S, TooLong, write_rows
+from thinkling.data.room import make_room, most_gib
 from thinkling.data.rows import stream_conversations
 from thinkling.data.tokens import TokenFile, temporary
 from thinkling.model.pull import cache_root
@@ -78,6 +80,7 @@ def token_file(
         DataError: The file cannot be read, or changes while it is.
         MachineError: A worker died.
         RunError: The token file cannot be written.
+        ConfigError: THINKLING_TOKENS_GIB is no number.
     """
     fill = functools.partial(
         _fill, rows=rows, tokenizer=tokenizer, cutoff_len=cutoff_len, too_long=too_long, workers=workers,
@@ -85,6 +88,7 @@ def token_file(
     )  # fmt: skip
     if not _is_large(rows, KEPT_FROM_BYTES):
         return temporary(fill)
+    most_gib()  # a mistake in it is told before the work and not after it
     folder = cache_root() / "tokens" / _name(rows, tokenizer, cutoff_len, too_long, progress)
     with _alone(folder, rows, progress):
         is_there = folder.exists()
@@ -97,7 +101,12 @@ def token_file(
             size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
             text = "the tokens of {file} are kept for further runs: {size} MiB in {folder}"
             progress.note(tr(text, file=rows.path, size=f"{size:,.0f}", folder=folder))
-        return TokenFile(folder)
+        taken = TokenFile(folder)
+        with writing(folder):
+            os.utime(folder)  # when it was last used
+    with _locked(folder.with_name(".lock")):
+        make_room(folder.parent, progress)
+    return taken
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -6,6 +6,7 @@ under gzip. Each row must be recognised by exactly one entry of the shelf `forma
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import inspect
@@ -22,6 +23,7 @@ from typing import Any
 from thinkling.core import shelf
 from thinkling.core.errors import ConfigError, DataError
 from thinkling.core.progress import Progress, Silent
+from thinkling.data import json_list
 from thinkling.data.fields import LABELS, Keys
 from thinkling.data.types import Conversation
 
@@ -29,6 +31,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json")
 BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 # How often the reading of a large file tells how far it is: as often as a bar is drawn.
 TELL_EVERY_S = 0.25
+PIECE_BYTES = 1 << 18
+"""Of a JSON list, read at once."""
 
 
 def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -65,7 +69,7 @@ def _rows_of(path: Path, raw: BufferedReader, progress: Progress) -> Iterator[tu
     told = time.monotonic()
     progress.start("reading", path.stat().st_size, "bytes")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-        rows = _list_rows(path, file.read())
+        rows = _list_rows(path, file)
     else:
         rows = _line_rows(path, file)
     try:
@@ -115,20 +119,48 @@ def _line_rows(path: Path, file: Iterable[bytes]) -> Iterator[tuple[str, dict[st
             yield f"line {number}", _object(_parsed(text, where), where)
 
 
-def _list_rows(path: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, value in enumerate(_parsed(_decoded(content, str(path)), str(path)), 1):
-        yield f"item {number}", _object(value, f"{path}, item {number}")
+def _list_rows(path: Path, file: BufferedReader | gzip.GzipFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    found = json_list.values(_pieces(path, file), DECODER)
+    for number in itertools.count(1):
+        where = f"{path}, item {number}"
+        try:
+            value, text = next(found)
+            _refuse_half_characters(value, text)
+        except StopIteration:
+            return
+        except json.JSONDecodeError as error:
+            several = error.lineno > 1 or "\n" in error.doc.strip()
+            raise _broken(error, f"{path}, line {error.lineno}" if several else str(path)) from error
+        except FAULTS as error:
+            raise _unreadable(error, where) from error
+        yield f"item {number}", _object(value, where)
+
+
+def _pieces(path: Path, file: BufferedReader | gzip.GzipFile) -> Iterator[str]:
+    """The text of a file, some of it at a time."""
+    decoder, done, piece = codecs.getincrementaldecoder("utf-8-sig")(), 0, b"-"
+    while piece:
+        piece = file.read(PIECE_BYTES)
+        done += len(piece)
+        try:
+            yield decoder.decode(piece, final=not piece)
+        except UnicodeDecodeError as error:
+            raise _other_encoding(error, f"{path}, byte {done - len(error.object) + error.start + 1}") from error
 
 
 def _decoded(line: bytes, where: str) -> str:
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"this is not UTF-8 text but {_encoding_guess(line)}",
-            where=f"{where}, byte {error.start + 1}",
-            fix="convert the file: iconv -f ENCODING -t UTF-8 OLD > NEW (GB18030 for most Chinese files)",
-        ) from error
+        raise _other_encoding(error, f"{where}, byte {error.start + 1}") from error
+
+
+def _other_encoding(error: UnicodeDecodeError, where: str) -> DataError:
+    return DataError(
+        f"this is not UTF-8 text but {_encoding_guess(error.object)}",
+        where=where,
+        fix="convert the file: iconv -f ENCODING -t UTF-8 OLD > NEW (GB18030 for most Chinese files)",
+    )
 
 
 def _encoding_guess(line: bytes) -> str:
@@ -136,7 +168,7 @@ def _encoding_guess(line: bytes) -> str:
     if line[:2] in BYTE_ORDER_MARKS:
         return BYTE_ORDER_MARKS[line[:2]]
     try:
-        line.decode("gb18030")
+        codecs.getincrementaldecoder("gb18030")().decode(line)  # its end may be cut
     except UnicodeDecodeError:
         return "some other encoding"
     return "perhaps GB18030"
@@ -144,28 +176,38 @@ def _encoding_guess(line: bytes) -> str:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_object_of_pairs)
-        # "\ud83d" alone is valid JSON and half a character: no tokenizer can encode it.
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+        value = DECODER.decode(text)
+        _refuse_half_characters(value, text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        raise DataError(
-            f"broken JSON: {error.msg}",
-            where=f"{where}, {place}character {error.colno}",
-            fix="mend or drop it: every line must be one whole JSON object, or the whole file one JSON list",
-        ) from error
-    except UnicodeEncodeError as error:
-        raise DataError(
-            "half a character (a lone surrogate) in the text", where=where, fix="write it as UTF-8"
-        ) from error
-    except _TwiceError as error:
-        raise DataError(
-            f"the key '{error.args[0]}' stands twice in one object", where=where, fix="take one of the two out"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"JSON that cannot be read: {error}", where=where, fix="mend or drop this row") from error
+        raise _broken(error, where) from error
+    except FAULTS as error:
+        raise _unreadable(error, where) from error
     return value
+
+
+def _refuse_half_characters(value: Any, text: str) -> None:
+    """ "\\ud83d" alone is valid JSON and half a character: no tokenizer can encode it."""
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+
+
+def _broken(error: json.JSONDecodeError, where: str) -> DataError:
+    return DataError(
+        f"broken JSON: {error.msg}",
+        where=f"{where}, character {error.colno}",
+        fix="mend or drop it: every line must be one whole JSON object, or the whole file one JSON list",
+    )
+
+
+def _unreadable(error: Exception, where: str) -> DataError:
+    """What is wrong with JSON whose signs stand right."""
+    if isinstance(error, UnicodeEncodeError):
+        return DataError("half a character (a lone surrogate) in the text", where=where, fix="write it as UTF-8")
+    if isinstance(error, _TwiceError):
+        return DataError(
+            f"the key '{error.args[0]}' stands twice in one object", where=where, fix="take one of the two out"
+        )
+    return DataError(f"JSON that cannot be read: {error}", where=where, fix="mend or drop this row")
 
 
 class _TwiceError(Exception):
@@ -178,6 +220,11 @@ def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
     return values
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object_of_pairs)
+FAULTS = (ValueError, RecursionError, _TwiceError)
+"""What it raises beside a JSONDecodeError, which is a ValueError too."""
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -198,10 +245,10 @@ def stream_conversations(
     n: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Conversation]:
-    """The rows of a file as conversations, read as they are taken: JSON lines cost the memory of one line.
+    """The rows of a file as conversations, read as they are taken: it costs the memory of one row.
 
     Args:
-        path: JSON lines or a JSON list, .gz too. A list is read as a whole.
+        path: JSON lines or a JSON list, .gz too.
         format: Name of an entry of the shelf `formats`, or a file of your own (./my_format.py). None: each row must be
             recognised by exactly one entry.
         options: Passed to the entry, such as calculator_marks of `gsm8k`; only with a format named.

@@ -14,10 +14,13 @@ no more memory than 50 MB. docs/data.md describes the format for its readers.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import mmap
+import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +186,10 @@ class TokenFile(Sequence[TokenRow]):
     """A token file to read: a sequence of its rows, and its columns for whoever wants many at once."""
 
     def __init__(self, folder: Path) -> None:
-        """Map the files of a folder that a `TokenWriter` has closed."""
+        """Map the files of a folder that a `TokenWriter` has closed, and hold it, so that nobody removes it."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         self.meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
         self._hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         self._maps: list[mmap.mmap] = []

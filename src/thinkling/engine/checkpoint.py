@@ -33,6 +33,7 @@ from thinkling.model.weights import save_hashed
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def save(
         save_trained(model, tokenizer, new)
         hashed = save_hashed(optimizer.state(), new / OPTIMIZER)
         beside(new)
-        (new / "state.json").write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
+        (new / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         seal(new, {OPTIMIZER: hashed})
     # A later folder was passed over as damaged; it must not count as one of those kept.
     for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
@@ -102,7 +103,7 @@ def newest(run: Run, progress: Progress, *, every: int = 1) -> Checkpoint | None
     for step, path in reversed(found):
         wrong = damage(path)
         if wrong is None:
-            return Checkpoint(step, path, read_json(path / "state.json"))
+            return Checkpoint(step, path, read_json(path / STATE))
         progress.note(f"checkpoint step-{step} is damaged ({wrong}); going back to the one before it")
     if found:
         raise RunError(

@@ -1,14 +1,15 @@
 """The gradient of a batch: its micro-batches forward and backward, one after the other, into one sum (law 1).
 
 Each loss term is divided by its count over the whole batch, so that the parts add up exactly to the gradient of the
-whole; the head forms its gradient chunk by chunk in the forward pass. `mean_loss` is the same without a gradient.
+whole; the head forms its gradient chunk by chunk in the forward pass. `row_losses` is the same without a gradient.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -181,15 +182,41 @@ def refuse_broken_weights(model: Decoder, where: str) -> None:
             )
 
 
+@dataclass(frozen=True)
+class RowLosses:
+    """What fixed rows cost under one model."""
+
+    nats: Tensor
+    """(R,) float64, of the counted tokens of each row by their weights."""
+    weights: Tensor
+    """(R,) float64, of these tokens together."""
+
+    @property
+    def mean(self) -> float:
+        """Nats per counted token."""
+        return float(self.nats.sum() / self.weights.sum())
+
+
 @torch.no_grad()
-def mean_loss(model: Decoder, batches: list[Batch], config: TrainerConfig) -> float:
-    """Nats per counted token over fixed batches."""
-    total, count = 0.0, 0.0
+def row_losses(model: Decoder, batches: Sequence[Batch], config: TrainerConfig) -> RowLosses:
+    """The loss of each row of fixed batches, in their order; R segments in all."""
+    n_rows = sum(batch.n_segments for batch in batches)
+    nats, weights = torch.zeros(n_rows, dtype=torch.float64), torch.zeros(n_rows, dtype=torch.float64)
+    before = 0
     for batch in batches:
-        for micro in micro_batches(batch, config, model.device):
-            kept = micro.supervised().to(model.device)
-            chosen = _predicting(model, micro)  # (M, D)
-            out = predictions(chosen, model.lm_head.weight, kept.tokens, chunk=config.head_chunk)
-            total -= float((out.logprobs * kept.loss_weights).sum())
-            count += float(kept.loss_weights.sum())
-    return total / count
+        numbers = before + torch.arange(batch.n_segments)  # (S,)
+        before += batch.n_segments
+        rows = numbers.repeat_interleave(batch.starts.diff())  # (N,)
+        for micro in micro_batches(replace(batch, columns={"row": rows}), config, model.device):
+            kept = micro.supervised()
+            chosen, targets = _predicting(model, micro), moved(kept.tokens, model.device)  # (M, D), (M,)
+            out = predictions(chosen, model.lm_head.weight, targets, chunk=config.head_chunk)
+            row = kept.columns["row"]  # (M,)
+            nats.index_add_(0, row, -(out.logprobs.cpu() * kept.loss_weights).double())
+            weights.index_add_(0, row, kept.loss_weights.double())
+    return RowLosses(nats, weights)
+
+
+def mean_loss(model: Decoder, batches: Sequence[Batch], config: TrainerConfig) -> float:
+    """Nats per counted token over fixed batches."""
+    return row_losses(model, batches, config).mean

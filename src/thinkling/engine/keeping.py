@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thinkling.core.errors import RunError
-from thinkling.core.files import writing
+from thinkling.core.errors import OtherRunError
+from thinkling.core.files import damage, writing
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
-from thinkling.core.run import Run, environment
+from thinkling.core.run import Run, environment, read_json
 from thinkling.engine import checkpoint
 from thinkling.engine.averaging import FOLDER, MovingAverage, mean_of_files, members, save_average
+from thinkling.engine.checkpoint import STATE
 from thinkling.engine.gradient import refuse_broken_weights
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.selection import Look, best_look
@@ -124,22 +125,13 @@ class Keeper:
         """The newest whole checkpoint, None where there is none; another kind of machine is announced.
 
         Raises:
-            RunError: Every one is damaged, or it belongs to other data or settings.
+            OtherRunError: It belongs to other data or settings.
+            RunError: Every one is damaged.
         """
         found = checkpoint.newest(self.run, self.progress)
         if found is None:
             return None
-        for key, value in self.fingerprint.items():
-            then = found.state["fingerprint"].get(key)
-            if then != value:
-                facts = {"what": tr(key), "then": then, "now": value}
-                raise RunError(
-                    tr("the {what} has changed since the checkpoint was made ({then}, now {now})", **facts),
-                    where=str(self.run.path),
-                    fix=tr(
-                        "bring back what it was made with, choose another folder with run_dir=PATH, or delete this one"
-                    ),
-                )
+        _refuse_difference(self.run, found.state, self.fingerprint)
         now = checkpoint.machine_kind(self.model)
         then_now = ((name, then, now.get(name)) for name, then in found.state["machine"].items())
         changed = [tr("{name} {now} instead of {then}", name=k, now=n, then=t) for k, t, n in then_now if n != t]
@@ -170,3 +162,32 @@ class Keeper:
         if self.average is not None:
             self.average.restore(found.path)
         self.saved = found.step
+
+
+def refuse_another_origin(run: Run, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was made from something else, by its newest state that can be read.
+
+    To be called before anything is written. Whether a checkpoint is whole is for `Keeper.to_go_on_from`.
+
+    Args:
+        fingerprint: What a resumed run must share, or the part of it that is known so far.
+
+    Raises:
+        OtherRunError: It differs from what the run's checkpoints were made with.
+    """
+    readable = (folder for _, folder in reversed(run.checkpoints()) if damage(folder, STATE) is None)
+    newest = next(readable, None)
+    if newest is not None:
+        _refuse_difference(run, read_json(newest / STATE), fingerprint)
+
+
+def _refuse_difference(run: Run, state: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    for key, value in fingerprint.items():
+        then = state["fingerprint"].get(key)
+        if then != value:
+            facts = {"what": tr(key), "then": then, "now": value}
+            raise OtherRunError(
+                tr("the {what} has changed since the checkpoint was made ({then}, now {now})", **facts),
+                where=str(run.path),
+                fix=tr("bring back what it was made with, choose another folder with run_dir=PATH, or delete this one"),
+            )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field, model_validator
 
 from thinkling.core.errors import ConfigError
 from thinkling.core.language import tr
 from thinkling.engine.averaging import AveragingConfig
 from thinkling.engine.reporting import LoggerNames
-from thinkling.engine.schedule import ScheduleConfig
-from thinkling.engine.selection import SelectionConfig
+from thinkling.engine.schedule import ScheduleConfig, refuse_schedule
+from thinkling.engine.selection import SelectionConfig, refuse_unseen_metrics
 from thinkling.engine.spikes import SpikeConfig
 
 
@@ -52,6 +54,20 @@ class TrainerConfig(ScheduleConfig, SelectionConfig, AveragingConfig, SpikeConfi
         if self.final_model == "average" and self.average is None:
             raise ValueError(tr("final_model: average needs average"))
         return self
+
+
+def refuse_length(config: TrainerConfig, steps: int, validated: Sequence[str]) -> None:
+    """Refuse settings that a run of so many steps cannot carry out.
+
+    Args:
+        validated: The metrics that its validations measure.
+
+    Raises:
+        ConfigError: The schedule is longer than the run, or a setting reads looks or checkpoints that are not made.
+    """
+    refuse_schedule(config, steps)
+    refuse_unmade_checkpoints(config, steps)
+    refuse_unseen_metrics(config, validated, config.eval_steps, steps)
 
 
 def refuse_unmade_checkpoints(config: TrainerConfig, steps: int) -> None:

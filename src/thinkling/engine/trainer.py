@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,25 +21,18 @@ from thinkling.core.progress import Progress
 from thinkling.core.run import Run
 from thinkling.data.batch import Batch
 from thinkling.data.kinds import Kinds
-from thinkling.engine import shortage
+from thinkling.engine import overfitting, shortage
 from thinkling.engine.averaging import FOLDER
 from thinkling.engine.checkpoint import Checkpoint
 from thinkling.engine.coverage import Work
-from thinkling.engine.gradient import accumulate, refuse_broken_weights, step_flops
+from thinkling.engine.gradient import RowLosses, accumulate, refuse_broken_weights, row_losses, step_flops
 from thinkling.engine.keeping import Keeper
 from thinkling.engine.measures import HeldMemory, LossByKind, StepClock, UpdateRatio, forget_peak_memory
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.reporting import Reports
-from thinkling.engine.schedule import rate_factor, refuse_schedule
-from thinkling.engine.selection import (
-    Look,
-    best_look,
-    choice_in_words,
-    choice_of,
-    reason_to_stop,
-    refuse_unseen_metrics,
-)
-from thinkling.engine.settings import TrainerConfig, refuse_unmade_checkpoints
+from thinkling.engine.schedule import rate_factor
+from thinkling.engine.selection import Look, best_look, choice_in_words, choice_of, reason_to_stop
+from thinkling.engine.settings import TrainerConfig, refuse_length
 from thinkling.engine.spikes import MOST_IN_A_ROW, Spike, SpikeWatch, hopeless, stopped_by
 from thinkling.engine.stopping import StopRequested
 from thinkling.engine.tuning import is_adapter
@@ -63,7 +56,7 @@ class BatchSource(Protocol):
 
 
 Validate = Callable[[int], dict[str, float]]
-"""step -> metrics such as loss/validation; runs without gradient."""
+"""step -> metrics such as accuracy/validation; runs without gradient."""
 
 
 @dataclass
@@ -102,12 +95,15 @@ def train(
     progress: Progress,
     speed: Speed,
     fingerprint: dict[str, Any],
+    held_out: Sequence[Batch] = (),
     validate: Validate | None = None,
 ) -> Trained:
     """Train for `steps` updates in all, continuing the run's newest whole checkpoint where there is one.
 
     Args:
         fingerprint: What a resumed run must share (data hash, settings); a checkpoint of another one is refused.
+        held_out: Rows whose cross-entropy every validation measures, as loss/validation.
+        validate: What else it measures.
 
     Raises:
         NumericsError: A loss or gradient is not a number.
@@ -118,11 +114,7 @@ def train(
             looks or checkpoints that are not made.
     """
     forget_peak_memory(model.device)
-    refuse_schedule(config, steps)
-    refuse_unmade_checkpoints(config, steps)
-    refuse_unseen_metrics(
-        config, ("loss/validation", "accuracy/validation") if validate else (), config.eval_steps, steps
-    )
+    refuse_length(config, steps, ("loss/validation", "accuracy/validation") if held_out or validate else ())
     optimizer = MasterAdamW(
         model,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -133,7 +125,19 @@ def train(
     try:
         with _kernels(model, config, progress):
             return _Loop(
-                model, tokenizer, batches, loss, config, steps, run, progress, speed, validate, optimizer, keeper
+                model,
+                tokenizer,
+                batches,
+                loss,
+                config,
+                steps,
+                run,
+                progress,
+                speed,
+                held_out,
+                validate,
+                optimizer,
+                keeper,
             ).go()
     finally:
         optimizer.close()
@@ -165,6 +169,7 @@ class _Loop:
     run: Run
     progress: Progress
     speed: Speed
+    held_out: Sequence[Batch]
     validate: Validate | None
     optimizer: MasterAdamW
     keeper: Keeper
@@ -180,6 +185,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.spikes = SpikeWatch(self.config)
+        self.overfit = overfitting.OverfitWatch(sum(map(self._is_looked_at, range(1, self.steps + 1))))
         self.clock = StepClock(self.model.device)
         self.memory = HeldMemory(self.model.device)
         self.kinds = Kinds(self.tokenizer)
@@ -226,6 +232,7 @@ class _Loop:
         if isinstance(outcome, Spike):
             return self._after_spike(step, outcome)
         self.last = outcome
+        self.overfit.trained(outcome["loss/train"])
         for name, metric in (("loss/train_max", "loss/train"), ("gradient/norm_max", "gradient/norm")):
             self.peaks[name] = max(self.peaks.get(name, -math.inf), outcome[metric])
         self._after_step(step + 1, stop)
@@ -400,16 +407,29 @@ class _Loop:
     def _validate(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         self.clock.enter("evaluation")
         try:
-            found = self.validate(step) if self.validate else {}
+            losses = row_losses(self.model, self.held_out, self.config) if self.held_out else None
+            found: dict[str, float] = {} if losses is None else {"loss/validation": losses.mean}
+            found |= self.validate(step) if self.validate else {}
         except (MemoryError, RuntimeError) as error:
             if shortage.is_shortage(error):
                 raise shortage.during_validation(step) from error
             raise
         self.clock.enter("other")
+        if losses is not None and step:
+            self._watch(step, losses)
         self._see(step, found)
         if found or metrics:
             self._log(step, {**metrics, **found})
         return found
+
+    def _watch(self, step: int, losses: RowLosses) -> None:
+        """Tell a rise of the held-out loss over a falling one of training: once, also where the look is made again."""
+        found = self.overfit.judge(losses)
+        if found is not None and (step, overfitting.EVENT) not in {(e["step"], e["event"]) for e in self.run.events()}:
+            self.run.event(step, overfitting.EVENT, found.record())
+            rank = self.model.tuned.settings.get("rank") if self.model.tuned else None
+            self.progress.note(found.in_words(step, overfitting.mends(self.config, rank)))
+        self.overfit.accept(step, losses, found)
 
     def _see(self, step: int, found: Mapping[str, float]) -> None:
         """Remember a look."""
@@ -444,6 +464,7 @@ class _Loop:
             "peaks": self.peaks,
             "looks": self.looks,
             "spikes": self.spikes.state(),
+            "overfitting": self.overfit.state(),
             "returns": self.returns,
             "micro_batch_tokens": self.config.micro_batch_tokens,
         }
@@ -465,7 +486,7 @@ class _Loop:
         if found is not None:
             self.keeper.forget_after(place)
             self._take(found)
-            self.run.keep_steps_up_to(place, events=False)
+            self.run.keep_steps_up_to(place, events=(overfitting.EVENT,))
             self.reports.begin_again()
         done = {"leapt_at": step + 1, "action": "skip" if found is None else "rollback", "back_to": place}
         # As an event of the step that is done next: a resumed run that does it again writes it again, once.
@@ -483,6 +504,7 @@ class _Loop:
         self.tokens, self.last, self.peaks = int(state["tokens"]), dict(state["last"]), dict(state["peaks"])
         self.looks = list(state["looks"])
         self.spikes.restore(state["spikes"])
+        self.overfit.restore(state["overfitting"])
         # No larger than now: where memory ran out since, it would do so again.
         size = min(self.config.micro_batch_tokens, int(state["micro_batch_tokens"]))
         self.config = self.config.model_copy(update={"micro_batch_tokens": size})
@@ -490,6 +512,9 @@ class _Loop:
         if line is not None:  # else it stopped between checkpoint and record, and `_resume` makes up for it
             self.peaks = {}
             self._see(found.step, {name: line[name] for name in line if "/validation" in name})
+            if self.held_out and self._is_looked_at(found.step) and self.overfit.is_due:
+                # The checkpoint was written before the look, whose losses of single rows no line has.
+                self._watch(found.step, row_losses(self.model, self.held_out, self.config))
         self.run.write_best(self._best())
 
     def _resume(self) -> int:
@@ -501,7 +526,7 @@ class _Loop:
         self.returns = (int(found.state["returns"][0]), int(found.state["returns"][1]))
         self.seconds, self.memory.peak_gib = float(found.state["seconds"]), float(found.state["peak_memory_gib"])
         if all(line["step"] != found.step for line in self.run.metrics()):  # stopped between checkpoint and record
-            self.run.keep_steps_up_to(found.step - 1, events=False)
+            self.run.keep_steps_up_to(found.step - 1, events=())
             self._record(found.step)
             self.run.write_best(self._best())
         text = "going on from step {step} of {steps} ({name})"

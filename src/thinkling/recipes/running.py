@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from thinkling.core.errors import Interrupted, RunError, Terminated, TerminationRequest, ThinklingError
+from thinkling.core.errors import Interrupted, OtherRunError, RunError, Terminated, TerminationRequest, ThinklingError
 from thinkling.core.files import sha256_of, write_atomically, write_json
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
@@ -166,6 +166,7 @@ def _carry_out(
     stage: StageSpec, run: Run, progress: Progress, earlier: Mapping[str, Run], made_from: Mapping[str, str]
 ) -> None:
     """Run a stage and see to it that done.json says how it ended."""
+    word = read_json(run.done_file) if run.done_file.exists() else None
     run.done_file.unlink(missing_ok=True)
     files = _files_named(stage)  # as they are now: the stage may take hours
     try:
@@ -175,6 +176,10 @@ def _carry_out(
         kind, by = (Terminated, "SIGTERM") if isinstance(stop, TerminationRequest) else (Interrupted, "Ctrl-C")
         fix = tr("give the same command again to go on: finished stages are skipped")
         raise kind(tr("stopped by {by} in '{name}'", by=by, name=stage.name), where=str(run.path), fix=fix) from None
+    except OtherRunError:
+        if word is not None:  # of the run that was not gone on with
+            write_json(run.done_file, word)
+        raise
     except ThinklingError as error:
         _leave_word(run, "interrupted" if isinstance(error, Interrupted) else "failed", what=error.what)
         raise

@@ -1,7 +1,14 @@
-"""Looking at held-out problems while a fine-tuning trains: their loss, and by generation whether they are answered."""
+"""Looking at held-out problems while a fine-tuning trains: their loss, and by generation whether they are answered.
+
+What is held out is made before the weights are loaded. It decides which checkpoint is best, when to stop and when the
+rate falls, so that a resumed run must look at the very same.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from thinkling.core.language import tr
@@ -10,11 +17,9 @@ from thinkling.core.run import Run
 from thinkling.core.stats import wilson
 from thinkling.data.batch import Batch
 from thinkling.data.loader import Loader
-from thinkling.data.mixture import Mixture
 from thinkling.data.prepare import Prepared, prepare
 from thinkling.data.types import Conversation, Problem, Rollout
 from thinkling.engine.generate import Engine, Sampling
-from thinkling.engine.gradient import mean_loss
 from thinkling.engine.rollout import attempt, check_references, task_named
 from thinkling.engine.trainer import Validate
 from thinkling.model.decoder import Decoder
@@ -23,19 +28,45 @@ from thinkling.stages._sft_settings import Config
 from thinkling.tokenizer.tokenizer import Tokenizer
 
 
-def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run, progress: Progress) -> Validate:
-    """step -> loss on held-out rows and accuracy on held-out problems; the answers go to samples.jsonl."""
-    held_out = held_out_rows(config, tokenizer, progress)
-    if held_out is not None:
-        for line in held_out.report.lines():
-            progress.note(tr("held out: {line}", line=line))
-    batches = _as_batches(held_out.rows, config) if held_out is not None else []
-    problems = held_out_problems(config)
+@dataclass(frozen=True)
+class HeldOut:
+    """What every validation of one training looks at."""
+
+    rows: Prepared | None
+    """For their loss; None where there are none."""
+    problems: list[tuple[Any, Problem]]
+    """To be answered, each with its task."""
+
+    @property
+    def digest(self) -> str | None:
+        """Names the very tokens and weights of the rows, and questions and answers of the problems; None: nothing is
+        held out. 64 hex digits."""
+        if self.rows is None and not self.problems:
+            return None
+        asked = [(problem.task, problem.prompt, problem.answer) for _, problem in self.problems]
+        named = [self.rows and self.rows.rows.digest, asked]
+        return hashlib.sha256(json.dumps(named, ensure_ascii=False).encode()).hexdigest()
+
+
+def hold_out(config: Config, tokenizer: Tokenizer, progress: Progress) -> HeldOut:
+    """The rows and problems that the settings hold out; what was lost of them is told.
+
+    Raises:
+        DataError: The rows cannot be read or teach nothing, or a reference answer of a task cannot be read.
+    """
+    rows = held_out_rows(config, tokenizer, progress)
+    for line in rows.report.lines() if rows is not None else ():
+        progress.note(tr("held out: {line}", line=line))
+    return HeldOut(rows, held_out_problems(config))
+
+
+def answering(held_out: HeldOut, config: Config, model: Decoder, tokenizer: Tokenizer, run: Run) -> Validate | None:
+    """step -> accuracy on the held-out problems; the answers go to samples.jsonl. None: there are none."""
+    problems = held_out.problems
+    if not problems:
+        return None
 
     def validate(step: int) -> dict[str, float]:
-        metrics = {"loss/validation": mean_loss(model, batches, config)} if batches else {}
-        if not problems:
-            return metrics
         sampling = Sampling(max_new_tokens=config.max_new_tokens)
         rollouts = attempt(Engine(model, tokenizer), problems, sampling, system=config.system)
         for rollout in rollouts:
@@ -43,7 +74,6 @@ def validator(config: Config, model: Decoder, tokenizer: Tokenizer, run: Run, pr
         right, asked = sum(r.verdict.status == "right" for r in rollouts), len(rollouts)
         low, high = wilson(right, asked)
         return {
-            **metrics,
             "accuracy/validation": right / asked,
             "accuracy/validation_low": low,
             "accuracy/validation_high": high,
@@ -97,6 +127,9 @@ def held_out_problems(config: Config) -> list[tuple[Any, Problem]]:
     return drawn
 
 
-def _as_batches(rows: Mixture, config: Config) -> list[Batch]:
-    loader = Loader(rows, batch_tokens=config.micro_batch_tokens, seed=0)
+def held_out_batches(held_out: HeldOut, config: Config) -> list[Batch]:
+    """The rows, as many at once as one forward pass takes."""
+    if held_out.rows is None:
+        return []
+    loader = Loader(held_out.rows.rows, batch_tokens=config.micro_batch_tokens, seed=0)
     return [loader.packed(chosen) for chosen in loader.plan(0)]

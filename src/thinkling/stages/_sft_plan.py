@@ -15,14 +15,16 @@ from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import Prepared
-from thinkling.engine.coverage import Coverage, Work, advice, in_words
+from thinkling.engine.coverage import Coverage, Work, advice, coverage, in_words
 from thinkling.engine.gradient import micro_batches, step_flops
 from thinkling.engine.measures import peak_of_shapes, products
-from thinkling.engine.plan import training_memory, training_minutes
+from thinkling.engine.plan import MemoryPlan, training_memory, training_minutes
 from thinkling.model.config import ModelConfig
 from thinkling.model.decoder import Decoder
 from thinkling.stages._sft_settings import Config
 
+USUAL_RANK = 16
+"""What a larger rank costs is told beside this one."""
 PLANNED_BATCHES = 64
 """Batches laid out to foresee the time of all: enough for a per cent, in well under a second."""
 
@@ -39,16 +41,25 @@ def make_plan(
     """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
     report, device = prepared.report, default_device().type
     epochs, shares, longest = loader.epochs_in(steps), loader.shares(steps), prepared.rows.longest
-    needed = training_memory(
-        model,
-        compute_dtype(device),
-        micro_batch_tokens=min(config.micro_batch_tokens, loader.largest()),
-        longest=longest,
-        head_chunk=config.head_chunk,
-        coverage=found,
-        device=device,
-    )
-    minutes = training_minutes(_flops_per_epoch(config, model, loader, found.work) * epochs, peak_flops, device)
+
+    def foreseen(one: Coverage) -> tuple[MemoryPlan, float]:
+        needed = training_memory(
+            model,
+            compute_dtype(device),
+            micro_batch_tokens=min(config.micro_batch_tokens, loader.largest()),
+            longest=longest,
+            head_chunk=config.head_chunk,
+            coverage=one,
+        )
+        flops = _flops_per_epoch(config, model, loader, one.work)
+        return needed, training_minutes(flops * epochs, peak_flops, device)
+
+    needed, minutes = foreseen(found)
+    tuning = {**found.as_dict(), "advice": advice(config.tuning, len(prepared.rows))}
+    if found.facts.get("rank", 0) > USUAL_RANK:
+        needed_then, minutes_then = foreseen(coverage(model, {**config.tuning, "rank": USUAL_RANK}))
+        peak = needed_then.as_dict()["peak"]
+        tuning["at_usual_rank"] = {"rank": USUAL_RANK, "peak_gib": peak, "minutes": minutes_then}
     plan = {
         "rows": report.rows,
         "kept": report.kept,
@@ -68,7 +79,7 @@ def make_plan(
         "parameters": found.parameters,
         "trainable_parameters": found.trained,
         "layers": model.n_layers,
-        "tuning": {**found.as_dict(), "advice": advice(config.tuning, len(prepared.rows))},
+        "tuning": tuning,
         "memory_gib": needed.as_dict(),
         "peak_tflops": peak_flops / 1e12,
         "minutes": minutes,
@@ -134,7 +145,16 @@ def _memory_in_words(plan: Mapping[str, Any]) -> str:
 def _tuning_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     if plan["tuning"]["method"] == "full":
         return {"trainable": tr("{n} parameters (all)", n=f"{plan['trainable_parameters']:,}")}
-    return in_words(plan["tuning"], plan["trainable_parameters"], plan["parameters"], plan["layers"])
+    words = in_words(plan["tuning"], plan["trainable_parameters"], plan["parameters"], plan["layers"])
+    usual = plan["tuning"].get("at_usual_rank")
+    if usual is not None:
+        text = "{gib} GiB and {time} % of time more than rank {usual}"
+        more = {
+            "gib": f"{plan['memory_gib']['peak'] - usual['peak_gib']:.2f}",
+            "time": f"{100 * (plan['minutes'] / usual['minutes'] - 1):.1f}",
+        }
+        words["cost of the rank"] = tr(text, usual=usual["rank"], **more)
+    return words
 
 
 def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:

@@ -136,10 +136,7 @@ class Config(TrainerConfig):
 
     @model_validator(mode="after")
     def _validations_that_are_read_are_made(self) -> Config:
-        held_out = self.held_out
-        available = ["loss/validation"] if held_out and self.validation_rows else []
-        available += ["accuracy/validation"] if any(s.task for s in held_out) and self.generate_rows else []
-        wrong = unseen_metric(self, available, self.eval_steps)
+        wrong = unseen_metric(self, self.validated, self.eval_steps)
         if wrong is not None:
             raise ValueError(wrong)
         return self
@@ -148,6 +145,13 @@ class Config(TrainerConfig):
     def held_out(self) -> tuple[DataSpec, ...]:
         """What the validations look at: `validation`, or else the tasks in `data`."""
         return self.validation or tuple(spec for spec in self.data if spec.task is not None)
+
+    @property
+    def validated(self) -> list[str]:
+        """The metrics that the validations measure."""
+        of_rows = ["loss/validation"] if self.held_out and self.validation_rows else []
+        of_tasks = any(spec.task for spec in self.held_out) and self.generate_rows
+        return [*of_rows, *(["accuracy/validation"] if of_tasks else [])]
 
     def _changed(self, *names: str) -> list[str]:
         """Those that ask for something, and for something other than the default."""

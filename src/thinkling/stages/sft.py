@@ -20,15 +20,17 @@ from thinkling.core.run import Run, referred
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import Prepared
 from thinkling.engine.coverage import Coverage, advice, coverage
+from thinkling.engine.keeping import refuse_another_origin
 from thinkling.engine.range_test import Probe, range_test
-from thinkling.engine.schedule import refuse_schedule
+from thinkling.engine.settings import refuse_length
 from thinkling.engine.trainer import Speed, train
 from thinkling.engine.tuning import tune
 from thinkling.losses import CROSS_ENTROPY
+from thinkling.model.compiled import refuse_compiling
 from thinkling.model.folder import read_config
 from thinkling.model.names import at_hand, resolve
 from thinkling.stages._models import base_of, load_plain
-from thinkling.stages._sft_held_out import validator
+from thinkling.stages._sft_held_out import HeldOut, answering, held_out_batches, hold_out
 from thinkling.stages._sft_plan import (
     make_plan,
     memory_at_hand,
@@ -49,16 +51,19 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     Raises:
         DataError: The data would teach nothing, or loses too many answers.
         MachineError: It would not fit into memory.
+        OtherRunError: What the folder holds was made from something else; nothing in it has changed.
         NumericsError, Interrupted, RunError: As `engine.trainer.train`.
     """
     began = time.monotonic()
     name = referred(config.model, earlier)
     ready = make_ready(config, name, progress)
-    run.write_plan(ready.plan)
+    refuse_another_origin(run, ready.fingerprint)
     refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
     progress.table("plan", plan_in_words(ready.plan))
     model, tokenizer, identity = load_plain(name, progress)
-    run.write_plan({**ready.plan, "model": identity})
+    fingerprint = {**ready.fingerprint, "base model": identity["hash"]}
+    refuse_another_origin(run, fingerprint)
+    run.write_plan({**ready.plan, "model": identity})  # nothing is written before: a refused run stays as it was
     tune(model, config.tuning, base_of(identity))
     trained = train(
         model,
@@ -70,12 +75,9 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         run=run,
         progress=progress,
         speed=Speed(peak_of_own_products(model, config, ready.plan), ready.coverage.work),
-        fingerprint={
-            "data": ready.prepared.rows.digest[:16],
-            "base model": identity["hash"],
-            "number of steps": ready.steps,
-        },
-        validate=validator(config, model, tokenizer, run, progress),
+        fingerprint=fingerprint,
+        held_out=held_out_batches(ready.held_out, config),
+        validate=answering(ready.held_out, config, model, tokenizer, run),
     )
     run.finish(
         "finished",
@@ -99,26 +101,42 @@ class Ready:
     steps: int
     peak_flops: float
     coverage: Coverage
+    held_out: HeldOut
     plan: dict[str, Any]
     """plan.json, without the hash of the weights."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resumed run must share, beside the weights it began with."""
+        looked_at = self.held_out.digest
+        return {
+            "data": self.prepared.rows.digest[:16],
+            **({"held-out data": looked_at[:16]} if looked_at else {}),
+            "number of steps": self.steps,
+        }
 
 
 def make_ready(config: Config, model: str, progress: Progress) -> Ready:
     """Prepare the data for the named model, and plan.
 
     Raises:
-        DataError: The data would teach nothing, or loses too many answers.
+        ConfigError: A setting that a training of this length cannot carry out, or a method that does not fit.
+        DataError: The data would teach nothing, or loses too many answers; or what is held out cannot be read.
         ModelError: There is no such model.
     """
     folder = resolve(model, progress)
     shape = read_config(folder)
     found = coverage(shape, config.tuning)  # a method that does not fit is refused before the rows are read
-    prepared = prepare_data(config, Tokenizer.load(folder), progress)
+    tokenizer = Tokenizer.load(folder)
+    prepared = prepare_data(config, tokenizer, progress)
     for line in prepared.report.lines():
         progress.note(line)
     loader = loader_of(config, prepared.rows)
     steps = config.max_steps or loader.steps_in(config.num_train_epochs or 0)
-    refuse_schedule(config, steps)
+    refuse_length(config, steps, config.validated)
+    if config.torch_compile:
+        refuse_compiling(default_device())
+    held_out = hold_out(config, tokenizer, progress)
     device = default_device().type
     peak = measure_peak(compute_dtype(device), 0.5, device)
     for line in advice(config.tuning, len(prepared.rows)):
@@ -127,7 +145,7 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
     for source in plan["sources"]:
         if not source["rows"]:  # its weight is too small for a training of this length
             progress.note(tr("{source} gives no row to this training", source=source["source"]))
-    return Ready(prepared, loader, steps, peak, found, plan)
+    return Ready(prepared, loader, steps, peak, found, held_out, plan)
 
 
 def promise(config: Config, progress: Progress) -> dict[str, str]:

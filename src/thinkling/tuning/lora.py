@@ -32,7 +32,8 @@ LEARNING_RATE = 1e-3
 
 FEW_ROWS, FEW_ROWS_RANK = 10_000, 16
 MANY_ROWS, MANY_ROWS_RANK = 100_000, 32
-"""What practitioners report: up to 10k rows a rank above 16 learns them by heart; from 100k on, 32 is the least."""
+"""What practitioners report: up to 10k rows a rank above 16 learns them by heart; from 100k on, 32 is the least; and
+what is larger wants more memory and more epochs."""
 LARGEST_SCALE = 4.0
 """alpha / r beyond which the usual learning rates are too high."""
 
@@ -165,6 +166,12 @@ def advice(config: Config, rows: int) -> list[str]:
     if rows <= FEW_ROWS and config.rank > FEW_ROWS_RANK:
         text = "rank {rank} for {rows} rows: up to {few} rows, more than {best} tends to learn them by heart"
         said.append(tr(text, rank=config.rank, rows=f"{rows:,}", few=f"{FEW_ROWS:,}", best=FEW_ROWS_RANK))
+    if rows > FEW_ROWS and config.rank > FEW_ROWS_RANK:
+        text = (
+            "rank {rank}: practitioners give ranks above {usual} more epochs; eval_steps and "
+            "save_best=loss/validation tell when there were enough"
+        )
+        said.append(tr(text, rank=config.rank, usual=FEW_ROWS_RANK))
     if rows >= MANY_ROWS and config.rank < MANY_ROWS_RANK:
         text = "rank {rank} for {rows} rows: from {many} rows on, less than {best} may hold too little"
         said.append(tr(text, rank=config.rank, rows=f"{rows:,}", many=f"{MANY_ROWS:,}", best=MANY_ROWS_RANK))
