@@ -164,8 +164,11 @@ def test_the_name_changes_with_a_format_of_ones_own_and_with_a_library(
 
 def _kept(home: Path) -> list[str]:
     """The data files whose token files are kept."""
-    found = [json.loads((folder / META).read_text())["made_from"]["path"] for folder in folders(home)]
-    return sorted(Path(path).name for path in found)
+    return sorted(Path(_path_of(folder)).name for folder in folders(home))
+
+
+def _path_of(folder: Path) -> str:
+    return str(json.loads((folder / META).read_text())["made_from"]["path"])
 
 
 def _several(tmp_path: Path, *names: str) -> list[Path]:
@@ -188,7 +191,8 @@ def test_token_files_used_longest_ago_give_way_aloud(tmp_path: Path, home: Path,
     _room_for(home, monkeypatch, 2.5)
     made(b)
     for folder in folders(home):
-        os.utime(folder, (1, 1))
+        used = 1 if _path_of(folder) == str(a) else 2
+        os.utime(folder, (used, used))
     made(a)  # which makes b the one used longest ago
     progress = Silent()
     made(c, progress=progress)

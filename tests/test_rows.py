@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from thinkling.core.errors import ConfigError, DataError
@@ -241,6 +241,7 @@ def _streamed(text: str, lengths: list[int]) -> list[Any]:
     return [value for value, _ in json_list.values(iter(pieces), json.JSONDecoder())]
 
 
+@example([0.0, -1.5e-7, True], [1], None, True)
 @settings(deadline=None)
 @given(
     st.lists(anything, max_size=6),
