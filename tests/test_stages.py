@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -178,9 +179,30 @@ def test_a_training_that_cannot_fit_is_refused_with_the_mend(sft_settings, limit
     _sft_plan.refuse_what_does_not_fit({"memory_gib": {"weights": 0.1, "peak": 0.1}}, at_hand, Silent())
     with pytest.raises(MachineError, match=r"weights 900000.00, logits 100000.00") as caught:
         _sft_plan.refuse_what_does_not_fit(
-            {"memory_gib": {"logits": 1e5, "weights": 9e5, "peak": 1e6}}, at_hand, Silent()
+            {"memory_gib": {"logits": 1e5, "weights": 9e5, "peak": 1e6}, "micro_batch_tokens_that_fit": 7},
+            at_hand,
+            Silent(),
         )
-    assert "micro_batch_tokens" in caught.value.fix
+    assert "micro_batch_tokens=7 fits" in caught.value.fix
+
+
+def test_the_micro_batch_that_a_refusal_names_fits_and_one_token_more_does_not(sft_settings):
+    settings = {**sft_settings, "batch_tokens": 4000}
+    whole = sft.make_ready(sft.Config(**settings), settings["model"], Silent()).plan
+    limit = whole["memory_gib"]["peak"] - whole["memory_gib"]["activations"] / 2
+    with pytest.raises(MachineError) as caught:
+        sft.promise(sft.Config(**settings, memory_limit_gib=limit), Silent())
+    tokens = int(re.search(r"micro_batch_tokens=(\d+)", caught.value.fix)[1])
+    sft.promise(sft.Config(**settings, memory_limit_gib=limit, micro_batch_tokens=tokens), Silent())
+    with pytest.raises(MachineError):
+        sft.promise(sft.Config(**settings, memory_limit_gib=limit, micro_batch_tokens=tokens + 40), Silent())
+
+
+def test_where_not_even_one_row_fits_the_mend_is_another_one(sft_settings):
+    with pytest.raises(MachineError) as caught:
+        sft.promise(sft.Config(**sft_settings, memory_limit_gib=0.1), Silent())
+    assert "tuning.method=lora" in caught.value.fix
+    assert "micro_batch_tokens" not in caught.value.fix
 
 
 def test_a_plan_that_needs_more_than_the_memory_of_a_card_is_refused_before_the_weights_are_loaded(
@@ -209,6 +231,15 @@ def test_a_price_makes_the_plan_tell_the_money(sft_settings):
     ready = sft.make_ready(sft.Config(**sft_settings, price_per_hour=120), sft_settings["model"], Silent())
     assert ready.plan["money"] == pytest.approx(2 * ready.plan["minutes"])  # 120 an hour is 2 a minute
     assert _sft_plan.plan_in_words(ready.plan)["money"].startswith("about ")
+
+
+def test_minutes_at_hand_make_the_plan_tell_the_epochs_that_they_hold(sft_settings):
+    config = sft.Config(**{**sft_settings, "max_steps": None, "num_train_epochs": 2})
+    plan = sft.make_ready(config, sft_settings["model"], Silent()).plan
+    said = _sft_plan.plan_in_words({**plan, "minutes_at_hand": 1.5 * plan["minutes"]})["at hand"]
+    assert said.endswith(f"hold about 3 epochs, {3 * plan['steps'] // 2} steps")  # one and a half times two
+    ready = sft.make_ready(sft.Config(**sft_settings, minutes_at_hand=30), sft_settings["model"], Silent())
+    assert _sft_plan.plan_in_words(ready.plan)["at hand"].startswith("30 minutes hold about ")
 
 
 def test_a_model_that_is_not_fetched_is_not_fetched_for_a_promise(sft_settings, tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,20 +43,22 @@ def make_plan(
     """plan.json: rows, tokens, steps, memory by kind, minutes, and the money where a price is given."""
     report, device = prepared.report, default_device().type
     epochs, shares, longest = loader.epochs_in(steps), loader.shares(steps), prepared.rows.longest
+    memory_for = functools.partial(
+        training_memory, model, compute_dtype(device), longest=longest, head_chunk=config.head_chunk
+    )
 
     def foreseen(one: Coverage) -> tuple[MemoryPlan, float]:
-        needed = training_memory(
-            model,
-            compute_dtype(device),
-            micro_batch_tokens=min(config.micro_batch_tokens, loader.largest()),
-            longest=longest,
-            head_chunk=config.head_chunk,
-            coverage=one,
-        )
+        needed = memory_for(micro_batch_tokens=min(config.micro_batch_tokens, loader.largest()), coverage=one)
         flops = _flops_per_epoch(config, model, loader, one.work)
         return needed, training_minutes(flops * epochs, peak_flops, device)
 
     needed, minutes = foreseen(found)
+    fitting = largest_that_fits(
+        lambda tokens: memory_for(micro_batch_tokens=tokens, coverage=found).as_dict()["peak"],  # as what is refused
+        memory_at_hand(config).total_gib,
+        least=longest,
+        most=loader.largest(),
+    )
     tuning = {**found.as_dict(), "advice": advice(config.tuning, len(prepared.rows))}
     if found.facts.get("rank", 0) > USUAL_RANK:
         needed_then, minutes_then = foreseen(coverage(model, {**config.tuning, "rank": USUAL_RANK}))
@@ -81,10 +85,29 @@ def make_plan(
         "layers": model.n_layers,
         "tuning": tuning,
         "memory_gib": needed.as_dict(),
+        "micro_batch_tokens_that_fit": fitting,
         "peak_tflops": peak_flops / 1e12,
         "minutes": minutes,
     }
-    return plan if config.price_per_hour is None else {**plan, "money": config.price_per_hour * minutes / 60}
+    if config.price_per_hour is not None:
+        plan["money"] = config.price_per_hour * minutes / 60
+    if config.minutes_at_hand is not None:
+        plan["minutes_at_hand"] = config.minutes_at_hand
+    return plan
+
+
+def largest_that_fits(gib_of: Callable[[int], float], limit_gib: float, *, least: int, most: int) -> int | None:
+    """The largest number of tokens whose memory is within the limit; None where the least is not.
+
+    Args:
+        gib_of: Memory of so many tokens; it never falls with them.
+    """
+    if gib_of(least) > limit_gib:
+        return None
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if gib_of(middle) <= limit_gib else (least, middle - 1)
+    return least
 
 
 def _flops_per_epoch(config: Config, model: ModelConfig, loader: Loader, work: Work) -> float:
@@ -128,11 +151,17 @@ def refuse_what_does_not_fit(plan: Mapping[str, Any], at_hand: AtHand, progress:
         raise MachineError(
             tr("this training needs {memory}, and {has}", memory=_memory_in_words(plan), has=has),
             where=tr("the plan, memory_gib"),
-            fix=tr("lower micro_batch_tokens or cutoff_len, or take a smaller model"),
+            fix=_what_would_fit(plan["micro_batch_tokens_that_fit"]),
         )
     if needed > at_hand.free_gib:
         text = "about {needed} GiB are needed and {free} GiB are free now: close other programs"
         progress.note(tr(text, needed=f"{needed:.1f}", free=f"{at_hand.free_gib:.1f}"))
+
+
+def _what_would_fit(tokens: int | None) -> str:
+    if tokens is None:
+        return tr("lower cutoff_len, train less of the model (tuning.method=lora), or take a smaller one")
+    return tr("micro_batch_tokens={tokens} fits, with the same result; or lower cutoff_len", tokens=tokens)
 
 
 def _memory_in_words(plan: Mapping[str, Any]) -> str:
@@ -178,7 +207,17 @@ def plan_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         words["fill"] = tr("{fill} of batch_tokens", fill=f"{plan['fill']:.1%}")
     if "money" in plan:
         words["money"] = tr("about {amount}", amount=f"{plan['money']:.2f}")
+    if "minutes_at_hand" in plan:
+        words["at hand"] = _at_hand_in_words(plan)
     return {tr(name): text for name, text in words.items()}
+
+
+def _at_hand_in_words(plan: Mapping[str, Any]) -> str:
+    """How long a training the minutes at hand hold, rounded down."""
+    share = plan["minutes_at_hand"] / plan["minutes"]
+    epochs = math.floor(10 * plan["epochs"] * share) / 10
+    facts = {"minutes": f"{plan['minutes_at_hand']:g}", "epochs": f"{epochs:g}", "steps": int(plan["steps"] * share)}
+    return tr("{minutes} minutes hold about {epochs} epochs, {steps} steps", **facts)
 
 
 def peak_of_own_products(model: Decoder, config: Config, plan: Mapping[str, Any]) -> float:

@@ -85,6 +85,8 @@ class Config(TrainerConfig):
     """The training is refused where its plan needs more, such as 8 for a card of 8 GB; None: what the device has."""
     price_per_hour: float | None = Field(None, ge=0)
     """Of the machine, in any currency; with it, the plan tells the money."""
+    minutes_at_hand: float | None = Field(None, gt=0)
+    """With it, the plan tells how many epochs so many minutes hold; it ends no training."""
     tuning: dict[str, Any] = Field({"method": "full"})
     """What is trained: {method: NAME} from the shelf `tuning`, with that method's settings."""
     seed: int = 0
