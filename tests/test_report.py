@@ -555,6 +555,31 @@ def test_the_loss_is_drawn_apart_by_the_kinds_that_occurred_in_both_languages(ev
     assert "按词元种类分的损失" in render(apart, replace(PLAIN_PAGE, languages=("zh",)))
 
 
+def test_the_loss_of_a_reference_is_drawn_over_that_of_the_training_to_its_own_end(tmp_path: Path) -> None:
+    stages = make_recipe_run(tmp_path / "quickstart")
+    author = make_training(tmp_path / "<author>", steps=300)
+    config = report.Config(before="@before", after="@after", training="@sft", reference=str(author.path))
+    html = _carry_out(tmp_path / "quickstart" / "report", config, stages).read_text(encoding="utf-8")
+    [line] = re.findall(r'class="line reference" points="([^"]*)"', html)
+    assert len(line.split()) == 300
+    [own] = re.findall(r'class="line after" points="([^"]*)"', html)[:1]
+    last = [float(points.split()[-1].split(",")[0]) - charts.LEFT for points in (own, line)]
+    assert last[0] / last[1] == pytest.approx(240 / 300, abs=0.01)  # one axis, of 300 steps
+    assert "running median of" in html
+    assert "<author>" not in html
+    without = report.Config(before="@before", after="@after", training="@sft")
+    html = _carry_out(tmp_path / "quickstart" / "again", without, stages).read_text(encoding="utf-8")
+    assert 'class="line reference"' not in html
+
+
+def test_a_reference_without_a_loss_is_refused_with_the_mend(tmp_path: Path) -> None:
+    stages = make_recipe_run(tmp_path / "quickstart")
+    config = report.Config(before="@before", after="@after", reference="@before")
+    with pytest.raises(RunError) as caught:
+        _carry_out(tmp_path / "quickstart" / "report", config, stages)
+    assert "runs/quickstart/sft" in caught.value.fix
+
+
 # drawings ---------------------------------------------------------------------------------------------------------
 
 

@@ -108,13 +108,23 @@ class Evidence:
     environment: str = ""
     model_folder: str = ""
     """What a command calls the model on the page: the training's folder where there is one."""
+    reference: Training | None = None
+    """Another training, whose loss is drawn over this one's."""
+    reference_name: str = ""
 
 
-def gather(*, after: Run | None, before: Run | None = None, training: Run | None = None, name: str = "") -> Evidence:
+def gather(
+    *,
+    after: Run | None,
+    before: Run | None = None,
+    training: Run | None = None,
+    reference: Run | None = None,
+    name: str = "",
+) -> Evidence:
     """Read the run folders of a report.
 
     Raises:
-        RunError: No evaluation was given, or a file of one is absent or damaged.
+        RunError: No evaluation was given, a file of one is absent or damaged, or the reference has no loss.
     """
     last = after or before
     if last is None:
@@ -137,6 +147,8 @@ def gather(*, after: Run | None, before: Run | None = None, training: Run | None
         settings={run.path.name: run.settings() for run in (before, training, after) if run is not None},
         model_folder=str(training.path) if training is not None else str(measured.model.get("name", "")),
         environment=next((text for run in (training, last) if run and (text := _environment(run))), ""),
+        reference=_reference(reference) if reference is not None else None,
+        reference_name=str(reference.path) if reference is not None else "",
     )
 
 
@@ -228,6 +240,17 @@ def _training(run: Run) -> Training:
         done=read_json(run.done_file) if run.done_file.exists() else {},
         environment=_environment(run),
     )
+
+
+def _reference(run: Run) -> Training:
+    found = _training(run)
+    if not any("loss/train" in line for line in found.metrics):
+        raise RunError(
+            tr("the reference has no loss curve: {path}", path=run.path),
+            where="reference",
+            fix=tr("name the folder of a training itself, such as runs/quickstart/sft"),
+        )
+    return found
 
 
 def _environment(run: Run) -> str:

@@ -74,7 +74,7 @@ def render(evidence: Evidence, page: Page) -> str:
         "counted": _counted(evidence),
         "examples": choose(evidence, page.examples),
         "failures": _failures(evidence, say),
-        "figures": _figures(evidence.training),
+        "figures": _figures(evidence),
         "promises": _promises(evidence.training),
         "settings": {name: _yaml(values) for name, values in evidence.settings.items()},
         "comparisons": sum(line.row.paired is not None for _, lines in blocks for line in lines),
@@ -237,14 +237,14 @@ class Figure:
     """Of the note and the legend."""
 
 
-def _figures(training: Training | None) -> dict[str, Any]:
-    """Curves of one training, and the same as a short table."""
-    metrics = training.metrics if training else ()
+def _figures(evidence: Evidence) -> dict[str, Any]:
+    """Curves of one training, the loss of another one over its own, and the same as a short table."""
+    metrics = evidence.training.metrics if evidence.training else ()
     steps = max((float(line["step"]) for line in metrics), default=0.0)
     drawn = [
         figure
         for figure in (
-            _loss(metrics, steps),
+            _loss(metrics, steps, evidence),
             _apart("Loss by kind of token", KIND_LINES, metrics, steps),
             _apart("Loss of thought and answer", PART_LINES, metrics, steps),
             _accuracy(metrics, steps),
@@ -260,17 +260,26 @@ def _figures(training: Training | None) -> dict[str, Any]:
     return {"drawn": drawn, "columns": columns, "lines": lines, "unusable": unusable, "steps": len(metrics)}
 
 
-def _loss(metrics: Sequence[Mapping[str, Any]], steps: float) -> Figure:
+def _loss(metrics: Sequence[Mapping[str, Any]], steps: float, evidence: Evidence) -> Figure:
     train = _series(metrics, "loss/train")
+    reference = _series(evidence.reference.metrics, "loss/train") if evidence.reference else []
     window = _window(train)
+    steps = max([steps, *(step for step, _ in reference)])
     lines = [
+        charts.Line("reference", charts.smooth(reference, _window(reference))),
         charts.Line("raw", train),
         charts.Line("after", charts.smooth(train, window)),
         charts.Line("check", _series(metrics, "loss/validation"), dots=True),
     ]
-    legend = [("raw", "each training step"), ("after", "running median of {window} steps"), ("check", "validation")]
+    legend = [
+        ("reference", "running median of {reference}"),
+        ("raw", "each training step"),
+        ("after", "running median of {window} steps"),
+        ("check", "validation"),
+    ]
     present = [pair for line, pair in zip(lines, legend, strict=True) if line.points]
-    return Figure("Loss", charts.curves(lines, steps=steps), present, "nats per learnt token", {"window": window})
+    facts = {"window": window, "reference": evidence.reference_name}
+    return Figure("Loss", charts.curves(lines, steps=steps), present, "nats per learnt token", facts)
 
 
 def _window(points: Sequence[tuple[float, float]]) -> int:

@@ -37,6 +37,8 @@ class Config(BaseConfig):
     """The evaluation of what became of it. One of the two can be left out."""
     training: str | None = None
     """The training between them, for its curves and its promises."""
+    reference: str | None = None
+    """Another training, whose loss is drawn over this one's: @STAGE or the run folder of a training."""
     language: Literal["en", "zh", "both"] = "both"
     """With `both` the page opens in the language of the environment and has a switch."""
     margin: float = Field(default=0.05, gt=0, lt=1)
@@ -49,7 +51,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     """Write report.html: beside the recipe when the stage is part of one, otherwise into its own folder.
 
     Raises:
-        ConfigError: `before`, `after` or `training` names no earlier stage.
+        ConfigError: `before`, `after`, `training` or `reference` names no earlier stage.
         RunError: It names no run folder, there is no evaluation, or a file of one is damaged.
     """
     started = time.monotonic()
@@ -58,6 +60,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         before=_named(config.before, "before", earlier),
         after=_named(config.after, "after", earlier),
         training=_named(config.training, "training", earlier),
+        reference=_named(config.reference, "reference", earlier),
         name=config.title or whole.path.name,
     )
     write_atomically(whole.report_file, render(evidence, _page(config, evidence, whole)))
