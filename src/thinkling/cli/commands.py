@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that differ.")]
 RunDir = Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/NAME")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show settings and plan, do nothing.")]
+Extend = Annotated[bool, typer.Option("--extend", help="Go on with a run that had fewer steps or epochs.")]
 Script = Annotated[bool, typer.Option("--script", help="Print a Python script that does the same, do nothing.")]
 QUICKSTART = "quickstart"
 SETTING = re.compile(r"[^:=]*=")
@@ -39,6 +40,7 @@ def run(
     run_dir: RunDir = None,
     dry_run: DryRun = False,
     script: Script = False,
+    extend: Extend = False,
 ) -> None:
     """Carry out a recipe."""
     from thinkling import recipes
@@ -52,7 +54,7 @@ def run(
     if script:
         print(recipes.script(loaded, folder), end="")
     else:
-        carry_out(loaded, folder, dry_run)
+        carry_out(loaded, folder, dry_run, extend=extend)
 
 
 def quickstart(settings: Settings = None, run_dir: RunDir = None, dry_run: DryRun = False) -> None:
@@ -201,7 +203,7 @@ def schema() -> None:
 # shared -----------------------------------------------------------------------------------------------------------
 
 
-def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
+def carry_out(recipe: Recipe, folder: Path, dry_run: bool, *, extend: bool = False) -> None:
     """Run a checked recipe, or show what it would do."""
     from thinkling import recipes
     from thinkling.apps.console import Terminal
@@ -214,7 +216,7 @@ def carry_out(recipe: Recipe, folder: Path, dry_run: bool) -> None:
                     progress.table(tr("{name}: the plan", name=stage.name), plan)
             progress.note(tr("nothing was done; without --dry-run this goes to {folder}", folder=folder))
             return
-        failed = recipes.run(recipe, folder, progress)
+        failed = recipes.run(recipe, folder, progress, extend=extend)
     _summarize(recipe, folder)
     if failed:
         name, error = next(iter(failed.items()))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from thinkling.core.errors import ConfigError
 from thinkling.core.known_names import NOTES, ours
+from thinkling.core.language import tr
 from thinkling.core.shelf import closest
 
 
@@ -30,7 +31,7 @@ class Config(BaseModel):
     def _a_switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """pydantic would read `true`, and YAML's `yes` and `on`, as the number 1."""
         if isinstance(value, bool) and not _takes_a_switch(cls.model_fields[str(info.field_name)].annotation):
-            raise ValueError("this is a switch (true, yes, on or their like), and another kind of value is wanted")
+            raise ValueError(tr("this is a switch (true, yes, on or their like), and another kind of value is wanted"))
         return value
 
 
@@ -75,12 +76,14 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one more number
     except RecursionError as error:
-        raise ConfigError("this YAML is nested too deeply", where=where, fix="write it flatter") from error
+        raise ConfigError(tr("this YAML is nested too deeply"), where=where, fix=tr("write it flatter")) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        line = tr(", line {n}", n=mark.line + 1) if mark else ""
         raise ConfigError(
-            f"this is not YAML: {getattr(error, 'problem', error)}", where=f"{where}{line}", fix="mend this line"
+            tr("this is not YAML: {problem}", problem=getattr(error, "problem", error)),
+            where=f"{where}{line}",
+            fix=tr("mend this line"),
         ) from error
 
 
@@ -93,7 +96,8 @@ def read_yaml_file(path: Path) -> Any:
     try:
         return read_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path.name}: {error}", where=str(path), fix="check the path") from error
+        said = tr("cannot read {file}: {error}", file=path.name, error=error)
+        raise ConfigError(said, where=str(path), fix=tr("check the path")) from error
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -105,9 +109,11 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, separator, value = text.partition("=")
     if not separator or not all(part.strip() for part in key.split(".")):
         raise ConfigError(
-            f"'{text}' is not a setting", where="command line", fix="write key=value, with no spaces around the ="
+            tr("'{text}' is not a setting", text=text),
+            where=tr("command line"),
+            fix=tr("write key=value, with no spaces around the ="),
         )
-    return key.strip().split("."), read_yaml(value, f"the value of {key}")
+    return key.strip().split("."), read_yaml(value, tr("the value of {key}", key=key))
 
 
 def resolve(kind: type[C], values: dict[str, Any], where: str) -> C:
@@ -128,23 +134,45 @@ def _explain(kind: type[Config], error: ValidationError, where: str) -> ConfigEr
     if first["type"] == "extra_forbidden":
         known, key = known_keys(kind, first["loc"][:-1]), str(first["loc"][-1])
         return ConfigError(
-            f"unknown setting '{path}'",
+            tr("unknown setting '{path}'", path=path),
             where=where,
-            fix=ours(key, known) or closest(key, known) or f"known here: {', '.join(known)}",
+            fix=ours(key, known) or closest(key, known) or tr("known here: {names}", names=", ".join(known)),
         )
     if first["type"] == "missing":
-        return ConfigError(f"the setting '{path}' is missing", where=where, fix=f"add {path}=…")
-    said = _plain(first["msg"])
+        said = tr("the setting '{path}' is missing", path=path)
+        return ConfigError(said, where=where, fix=tr("add {path}=…", path=path))
+    said = _plain(first["msg"], first["type"], first.get("ctx", {}))
     if first["type"] == "value_error" and isinstance(first.get("input"), dict):
         # A check over several settings: its words name them, and all of them would fill the screen.
-        return ConfigError(f"{path}: {said}" if path else said, where=where, fix="change or leave out one of them")
+        return ConfigError(f"{path}: {said}" if path else said, where=where, fix=tr("change or leave out one of them"))
     note = f" ({NOTES[path]})" if path in NOTES else ""
-    return ConfigError(f"{path} = {first.get('input')!r}: {said}", where=where, fix=f"give {path} another value{note}")
+    fix = tr("give {path} another value", path=path) + note
+    return ConfigError(f"{path} = {first.get('input')!r}: {said}", where=where, fix=fix)
 
 
-def _plain(message: str) -> str:
-    said = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return said.replace("a valid tuple", "a list")
+WORDS = {
+    "greater_than": "Input should be greater than {gt:g}",
+    "greater_than_equal": "Input should be greater than or equal to {ge:g}",
+    "less_than": "Input should be less than {lt:g}",
+    "less_than_equal": "Input should be less than or equal to {le:g}",
+    "literal_error": "Input should be {expected}",
+    "int_parsing": "Input should be a valid integer, unable to parse string as an integer",
+    "int_from_float": "Input should be a valid integer, got a number with a fractional part",
+    "int_type": "Input should be a valid integer",
+    "float_parsing": "Input should be a valid number, unable to parse string as a number",
+    "float_type": "Input should be a valid number",
+    "finite_number": "Input should be a finite number",
+    "string_type": "Input should be a valid string",
+    "tuple_type": "Input should be a list",
+    "bool_parsing": "Input should be a valid boolean, unable to interpret input",
+}
+"""What pydantic says of the usual faults, by its name of each, so that it can be said in other languages."""
+
+
+def _plain(message: str, kind: str, facts: dict[str, Any]) -> str:
+    if kind in WORDS:
+        return tr(WORDS[kind], **facts) if facts else tr(WORDS[kind])
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def known_keys(kind: type[Config], path: tuple[int | str, ...] = ()) -> list[str]:

@@ -6,7 +6,7 @@ This file owns every name in it; nobody else builds a path by hand.
     plan.json        what was promised: rows, tokens, steps, memory by phase, minutes
     metrics.jsonl    one line a step; names have a place and a unit
     samples.jsonl    completions seen during training
-    events.jsonl     what went otherwise than planned: spikes, overfitting, micro-batches halved
+    events.jsonl     what went otherwise than planned: spikes, overfitting, micro-batches halved, a run made longer
     best.json        the step of the best validation so far, where one is kept
     items.jsonl      one line per evaluated item
     evaluation.json  scores with n, intervals and baselines
@@ -34,9 +34,12 @@ import yaml
 
 from thinkling.core.errors import ConfigError, RunError
 from thinkling.core.files import make_folder, sync_file, sync_folder, write_atomically, write_json, writing
+from thinkling.core.language import tr
 from thinkling.core.shelf import closest
 
 LOCK = ".lock"
+EXTENDED = "extended"
+"""The event of a run that went on under settings of a longer one."""
 
 
 class Run:
@@ -49,10 +52,13 @@ class Run:
         self._earlier_minutes = 0.0
 
     @classmethod
-    def start(cls, path: Path, settings: Mapping[str, Any]) -> Run:
+    def start(cls, path: Path, settings: Mapping[str, Any], *, extended: bool = False) -> Run:
         """Make the folder, or continue one with the same settings, and hold it for this process alone.
 
         A folder in which nothing came about, because a setting was wrong, takes other settings.
+
+        Args:
+            extended: Take other settings, too, and tell so in events.jsonl: a training is to be made longer.
 
         Raises:
             RunError: Another process is writing it, it belongs to other settings, or it cannot be written.
@@ -63,14 +69,20 @@ class Run:
             run._hold()
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
         if run.holds_results and run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") != text:
-            run.close()
             difference = _first_difference(run.settings(), dict(settings))
-            raise RunError(
-                f"the run '{run.path.name}' was made with other settings: {difference}",
-                where=str(run.recipe_file),
-                fix="choose another name with run_dir=PATH, or delete the folder",
-            )
-        run._began, run._earlier_minutes = time.monotonic(), run._minutes_so_far()
+            if not extended:
+                run.close()
+                raise RunError(
+                    tr(
+                        "the run '{name}' was made with other settings: {difference}",
+                        name=run.path.name,
+                        difference=difference,
+                    ),
+                    where=str(run.recipe_file),
+                    fix=tr("choose another name with run_dir=PATH, or delete the folder"),
+                )
+            run.event(0, EXTENDED, {"settings": difference})  # of step 0: no way back to an earlier step forgets it
+        run._began, run._earlier_minutes = time.monotonic(), run._minutes_so_far(extended)
         write_atomically(run.recipe_file, text)
         before = run.environment_file.read_text(encoding="utf-8") + "\n" if run.environment_file.exists() else ""
         write_atomically(run.environment_file, before + environment())
@@ -85,7 +97,11 @@ class Run:
         """
         run = cls(Path(path))
         if not run.recipe_file.is_file():
-            raise RunError(f"{path} is not a run folder", where=str(run.recipe_file), fix="name a folder under runs/")
+            raise RunError(
+                tr("{path} is not a run folder", path=path),
+                where=str(run.recipe_file),
+                fix=tr("name a folder under runs/"),
+            )
         return run
 
     # names ------------------------------------------------------------------------------------------------------
@@ -232,15 +248,21 @@ class Run:
             facts = {**facts, "minutes": self._earlier_minutes + session}
         write_json(self.done_file, {"reason": reason, **facts})
 
-    def _minutes_so_far(self) -> float:
+    def _minutes_so_far(self, extended: bool) -> float:
         """Of the sessions before this one, where the run goes on."""
         word = read_json(self.done_file) if self.done_file.exists() else {}
-        return 0.0 if word.get("reason") == "finished" else float(word.get("minutes", 0.0))
+        begins_anew = word.get("reason") == "finished" and not extended
+        return 0.0 if begins_anew else float(word.get("minutes", 0.0))
 
     @property
     def is_finished(self) -> bool:
         """Whether it came to its planned end (and was not interrupted or stopped by an error)."""
         return self.done_file.exists() and read_json(self.done_file).get("reason") == "finished"
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it was made longer after it had begun."""
+        return any(event["event"] == EXTENDED for event in self.events())
 
     @property
     def holds_results(self) -> bool:
@@ -268,9 +290,9 @@ class Run:
             os.close(self._lock)
             self._lock = None
             raise RunError(
-                f"another process is writing the run '{self.path.name}'",
+                tr("another process is writing the run '{name}'", name=self.path.name),
                 where=str(self.path),
-                fix="wait for it, or choose another name with run_dir=PATH",
+                fix=tr("wait for it, or choose another name with run_dir=PATH"),
             ) from None
 
     # reading ----------------------------------------------------------------------------------------------------
@@ -281,9 +303,9 @@ class Run:
             return dict(yaml.safe_load(self.recipe_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise RunError(
-                f"the settings of this run cannot be read: {str(error).splitlines()[0]}",
+                tr("the settings of this run cannot be read: {why}", why=str(error).splitlines()[0]),
                 where=str(self.recipe_file),
-                fix="mend the file, or delete the folder",
+                fix=tr("mend the file, or delete the folder"),
             ) from error
 
     def plan(self) -> dict[str, Any]:
@@ -317,9 +339,9 @@ def referred(name: str, earlier: Mapping[str, Run]) -> str:
         return name
     if name[1:] not in earlier:
         raise ConfigError(
-            f"'{name}' names no earlier stage",
-            where=f"earlier stages: {', '.join(earlier) or 'none'}",
-            fix=closest(name[1:], list(earlier)) or "name a stage that stands above this one",
+            tr("'{name}' names no earlier stage", name=name),
+            where=tr("earlier stages: {names}", names=", ".join(earlier) or "-"),
+            fix=closest(name[1:], list(earlier)) or tr("name a stage that stands above this one"),
         )
     return str(earlier[name[1:]].path)
 
@@ -334,7 +356,9 @@ def read_json(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"cannot read {file.name}: {error}", where=str(file), fix="delete the file and run the stage again"
+            tr("cannot read {file}: {error}", file=file.name, error=error),
+            where=str(file),
+            fix=tr("delete the file and run the stage again"),
         ) from error
 
 
@@ -350,7 +374,9 @@ def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
             if number == len(lines):
                 return
             raise RunError(
-                f"line {number} of {file.name} is damaged", where=str(file), fix="delete the line"
+                tr("line {number} of {file} is damaged", number=number, file=file.name),
+                where=str(file),
+                fix=tr("delete the line"),
             ) from error
 
 
@@ -371,5 +397,5 @@ def environment() -> str:
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for key in [*new, *old]:
         if old.get(key) != new.get(key):
-            return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
-    return "the order of its keys"
+            return tr("{key} was {old} and is {new}", key=key, old=repr(old.get(key)), new=repr(new.get(key)))
+    return tr("the order of its keys")

@@ -41,9 +41,9 @@ def entry(shelf: str, name: str) -> ModuleType:
     known = names(shelf)
     if name not in known:
         raise ConfigError(
-            f"there is no entry '{name}' on the shelf '{shelf}'",
+            tr("there is no entry '{name}' on the shelf '{shelf}'", name=name, shelf=shelf),
             where=f"{shelf}: {', '.join(known)}",
-            fix=closest(name, known) or f"use one of these, or a file of your own: ./{name}.py",
+            fix=closest(name, known) or tr("use one of these, or a file of your own: ./{name}.py", name=name),
         )
     return importlib.import_module(f"thinkling.{shelf}.{name}")
 
@@ -64,7 +64,9 @@ def _module_name(shelf: str, path: Path) -> str:
 def _private(shelf: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(
-            f"there is no file {path}", where=f"a private entry of the shelf '{shelf}'", fix="check the path"
+            tr("there is no file {path}", path=path),
+            where=tr("a private entry of the shelf '{shelf}'", shelf=shelf),
+            fix=tr("check the path"),
         )
     spec = importlib.util.spec_from_file_location(_module_name(shelf, path), path)
     assert spec is not None, path

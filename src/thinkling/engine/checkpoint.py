@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from thinkling.core.errors import RunError
 from thinkling.core.files import clear_all_leftovers, damage, seal, whole_folder
+from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
 from thinkling.engine.adapter import save_trained
@@ -104,12 +105,13 @@ def newest(run: Run, progress: Progress, *, every: int = 1) -> Checkpoint | None
         wrong = damage(path)
         if wrong is None:
             return Checkpoint(step, path, read_json(path / STATE))
-        progress.note(f"checkpoint step-{step} is damaged ({wrong}); going back to the one before it")
+        text = "checkpoint step-{step} is damaged ({wrong}); going back to the one before it"
+        progress.note(tr(text, step=step, wrong=wrong))
     if found:
         raise RunError(
-            "every checkpoint of this run is damaged",
+            tr("every checkpoint of this run is damaged"),
             where=str(run.checkpoints_dir),
-            fix="delete the folder to start the run again from the base model",
+            fix=tr("delete the folder to start the run again from the base model"),
         )
     return None
 

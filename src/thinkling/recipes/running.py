@@ -24,11 +24,15 @@ from thinkling.core.run import Run, read_json
 from thinkling.recipes.loading import Recipe, StageSpec, plain, texts
 
 
-def run(recipe: Recipe, run_dir: Path, progress: Progress) -> dict[str, ThinklingError]:
+def run(recipe: Recipe, run_dir: Path, progress: Progress, *, extend: bool = False) -> dict[str, ThinklingError]:
     """Carry out the stages in order, each in a folder of its own inside `run_dir`; finished ones are skipped.
 
     A stage may say with `does_without(config)` which earlier ones it can do without, "@STAGE" each. A failure of those
     is told, and the others go on; what is made from them is left out too, if it can be done without.
+
+    Args:
+        extend: A stage whose settings are those of its folder but for a longer training goes on from there. The stage
+            says with `is_longer(then, now)` which settings these are.
 
     Returns:
         The stages that failed in this way, each with its error.
@@ -40,7 +44,7 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress) -> dict[str, Thinklin
     """
     run_dir = Path(run_dir)
     for stage in recipe.stages:
-        _refuse_other_settings(run_dir / stage.name, stage)
+        _refuse_other_settings(run_dir / stage.name, stage, extend)
         _refuse_other_files(run_dir / stage.name, stage)
     for stage in recipe.stages:
         progress.table(tr("Settings of {name} ({kind})", name=stage.name, kind=stage.kind), plain(stage.settings))
@@ -55,7 +59,8 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress) -> dict[str, Thinklin
             earlier[stage.name], failed[stage.name] = Run(run_dir / stage.name), failed[lost[0]]
             continue
         try:
-            earlier[stage.name] = _stage(stage, run_dir, progress, earlier, f"{number}/{len(recipe.stages)}")
+            count = f"{number}/{len(recipe.stages)}"
+            earlier[stage.name] = _stage(stage, run_dir, progress, earlier, count, extend)
         except ThinklingError as error:
             run = Run(run_dir / stage.name)
             if stage.name not in spared or not _is_told_as_failed(run):
@@ -79,7 +84,9 @@ def _is_told_as_failed(run: Run) -> bool:
     return run.done_file.exists() and read_json(run.done_file).get("reason") == "failed"
 
 
-def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping[str, Run], count: str) -> Run:
+def _stage(
+    stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping[str, Run], count: str, extend: bool
+) -> Run:
     """One stage, or its result where it has finished before."""
     folder = run_dir / stage.name
     made_from = _made_from(stage, earlier)
@@ -96,7 +103,7 @@ def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping
             tr("'{name}' was made from an older '{other}': kept as {path}", name=stage.name, other=stale[0], path=kept)
         )
     progress.note(tr("[{count}] {name} ({kind})", count=count, name=stage.name, kind=stage.kind))
-    run = Run.start(folder, stage.settings)
+    run = Run.start(folder, stage.settings, extended=extend and _is_longer(stage, Run(folder)))
     try:
         _carry_out(stage, run, progress, earlier, made_from)
     finally:
@@ -104,11 +111,30 @@ def _stage(stage: StageSpec, run_dir: Path, progress: Progress, earlier: Mapping
     return run
 
 
-def _refuse_other_settings(folder: Path, stage: StageSpec) -> None:
-    """See to it before the first stage that each folder is new or was made with these settings."""
+def _refuse_other_settings(folder: Path, stage: StageSpec, extend: bool) -> None:
+    """See to it before the first stage that each folder is new, was made with these settings, or may be extended.
+
+    Raises:
+        RunError: Neither; where a longer training is all that is asked for, the mend says how to get it.
+    """
     run = Run(folder)
-    if run.recipe_file.is_file() and run.settings() != stage.settings:
+    if not run.recipe_file.is_file() or run.settings() == stage.settings:
+        return
+    longer = _is_longer(stage, run)
+    if longer and not extend:
+        raise RunError(
+            tr("'{name}' was trained for a shorter time, and is not made longer unasked", name=stage.name),
+            where=str(run.recipe_file),
+            fix=tr("add --extend to go on from its last checkpoint, or choose another folder with run_dir=PATH"),
+        )
+    if not longer:
         Run.start(folder, stage.settings).close()  # raises, and says what differs
+
+
+def _is_longer(stage: StageSpec, run: Run) -> bool:
+    """Whether this stage is the one of the folder with a longer training, and there is something to go on from."""
+    tell = getattr(stage.module, "is_longer", None)
+    return tell is not None and bool(run.checkpoints()) and bool(tell(run.settings(), stage.settings))
 
 
 def _refuse_other_files(folder: Path, stage: StageSpec) -> None:
@@ -117,7 +143,7 @@ def _refuse_other_files(folder: Path, stage: StageSpec) -> None:
     Raises:
         RunError: A file that its settings name is not the one it finished with.
     """
-    finished = _finished(folder, stage)
+    finished = _finished(folder, stage) or _finished_shorter(folder, stage)
     then = read_json(finished.done_file).get("files", {}) if finished else {}
     now = _files_named(stage) if then else {}
     for file, digest in then.items():
@@ -142,6 +168,12 @@ def _finished(folder: Path, stage: StageSpec) -> Run | None:
     run = Run(folder)
     done = run.recipe_file.is_file() and run.is_finished and run.settings() == stage.settings
     return run if done else None
+
+
+def _finished_shorter(folder: Path, stage: StageSpec) -> Run | None:
+    """The run in `folder` where it came to its end with a shorter training than this."""
+    run = Run(folder)
+    return run if run.recipe_file.is_file() and run.is_finished and _is_longer(stage, run) else None
 
 
 def _made_from(stage: StageSpec, earlier: Mapping[str, Run]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from thinkling.data.prepare import Prepared
 from thinkling.engine.coverage import Coverage, advice, coverage
 from thinkling.engine.keeping import refuse_another_origin
 from thinkling.engine.range_test import Probe, range_test
+from thinkling.engine.schedule import ScheduleConfig
 from thinkling.engine.settings import refuse_length
 from thinkling.engine.trainer import Speed, train
 from thinkling.engine.tuning import tune
@@ -42,7 +43,10 @@ from thinkling.stages._sft_rows import loader_of, prepare_data
 from thinkling.stages._sft_settings import Config, DataSpec
 from thinkling.tokenizer.tokenizer import Tokenizer
 
-__all__ = ["Config", "DataSpec", "Ready", "make_ready", "probe_rates", "promise", "run"]
+__all__ = ["Config", "DataSpec", "Ready", "is_longer", "make_ready", "probe_rates", "promise", "run"]
+
+LENGTH = ("max_steps", "num_train_epochs")
+"""The settings that say how long a training is."""
 
 
 def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
@@ -57,11 +61,17 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     began = time.monotonic()
     name = referred(config.model, earlier)
     ready = make_ready(config, name, progress)
-    refuse_another_origin(run, ready.fingerprint)
+    fingerprint = dict(ready.fingerprint)
+    if run.is_extended:
+        del fingerprint["number of steps"]
+    refuse_another_origin(run, fingerprint)
     refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
     progress.table("plan", plan_in_words(ready.plan))
+    if run.is_extended:
+        text = "this run was made longer: from here on its schedule is that of {steps} steps"
+        progress.note(tr(text, steps=ready.steps))
     model, tokenizer, identity = load_plain(name, progress)
-    fingerprint = {**ready.fingerprint, "base model": identity["hash"]}
+    fingerprint["base model"] = identity["hash"]
     refuse_another_origin(run, fingerprint)
     run.write_plan({**ready.plan, "model": identity})  # nothing is written before: a refused run stays as it was
     tune(model, config.tuning, base_of(identity))
@@ -146,6 +156,16 @@ def make_ready(config: Config, model: str, progress: Progress) -> Ready:
         if not source["rows"]:  # its weight is too small for a training of this length
             progress.note(tr("{source} gives no row to this training", source=source["source"]))
     return Ready(prepared, loader, steps, peak, found, held_out, plan)
+
+
+def is_longer(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether these settings (as resolved) are those of an earlier training but for more steps or more epochs.
+
+    The learning rate and its schedule may differ as well: whoever goes on says how.
+    """
+    rates = {*ScheduleConfig.model_fields, "learning_rate"}
+    same = all(then.get(key) == now.get(key) for key in {*then, *now} - rates - set(LENGTH))
+    return same and any(then.get(key) and now.get(key) and now[key] > then[key] for key in LENGTH)
 
 
 def promise(config: Config, progress: Progress) -> dict[str, str]:
