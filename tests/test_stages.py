@@ -195,7 +195,7 @@ def test_the_micro_batch_that_a_refusal_names_fits_and_one_token_more_does_not(s
     tokens = int(re.search(r"micro_batch_tokens=(\d+)", caught.value.fix)[1])
     sft.promise(sft.Config(**settings, memory_limit_gib=limit, micro_batch_tokens=tokens), Silent())
     with pytest.raises(MachineError):
-        sft.promise(sft.Config(**settings, memory_limit_gib=limit, micro_batch_tokens=tokens + 40), Silent())
+        sft.promise(sft.Config(**settings, memory_limit_gib=limit, micro_batch_tokens=tokens + 1), Silent())
 
 
 def test_where_not_even_one_row_fits_the_mend_is_another_one(sft_settings):

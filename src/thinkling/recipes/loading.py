@@ -157,7 +157,8 @@ def _check_top(values: Any, where: str) -> None:
         fix = tr("use letters, digits, - and _: the name is a folder")
         raise ConfigError(tr("'{name}' cannot be the name of a recipe", name=name), where=where, fix=fix)
     if not isinstance(values.get("variables") or {}, dict):
-        raise ConfigError(tr("variables must be a mapping"), where=where, fix="variables: {model: smollm2-135m}")
+        fix = tr("write it as {example}", example="variables: {model: smollm2-135m}")
+        raise ConfigError(tr("variables must be a mapping"), where=where, fix=fix)
 
 
 def _draft(stage: Any, where: str, number: int) -> _Draft:
