@@ -308,6 +308,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_aloud(capsys: pytest.C
     assert sha256_of(Path("runs/train/sft/checkpoints/step-4/model/model.safetensors")) == good
 
 
+@pytest.mark.parametrize(
+    ("then", "now"), [("full", "{method: lora, rank: 4}"), ("{method: lora, rank: 4}", "{method: lora, rank: 8}")]
+)
+def test_a_checkpoint_of_other_weights_that_was_copied_into_a_run_is_told(told: Teller, then: str, now: str):
+    then, now = (f"tuning={tuning}" if "{" in tuning else f"tuning.method={tuning}" for tuning in (then, now))
+    assert main(["run", "train.yaml", "run_dir=runs/other", then]) == 0
+    shutil.copytree("runs/other/sft/checkpoints", "runs/train/sft/checkpoints")
+    assert "holds other weights" in told("run", "train.yaml", now)[0]
+
+
+def test_a_setting_that_differs_inside_another_is_named_alone(told: Teller):
+    assert main(["run", "train.yaml"]) == 0
+    assert told("run", "train.yaml", "tuning.method=lora")[0].endswith("tuning.method was 'full' and is 'lora'")
+
+
 # output -----------------------------------------------------------------------------------------------------------
 
 

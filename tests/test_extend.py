@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from thinkling.cli.main import main
+from thinkling.core.errors import MachineError
 from thinkling.core.run import Run
 from thinkling.stages import sft
 
@@ -150,6 +152,57 @@ def test_a_finished_run_whose_data_has_changed_is_not_made_longer_and_stays_as_i
     assert main(["run", "train.yaml", data, "max_steps=8", "--extend"]) == 2
     assert "rows.jsonl has changed" in capsys.readouterr().err
     assert files_of("runs") == before
+
+
+def contents_of(folder: str) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in Path(folder, "sft").rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("trouble", ["another model", "Ctrl-C", "no memory"])
+def test_a_finished_run_that_cannot_be_made_longer_stays_finished_as_it_was(
+    trouble: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert main(["run", "train.yaml"]) == 0
+    before = contents_of("runs/train")
+    with monkeypatch.context() as patched:
+        if trouble == "another model":
+            weights = Path("tiny/model.safetensors")
+            kept = weights.read_bytes()
+            save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+        else:
+            error = KeyboardInterrupt() if trouble == "Ctrl-C" else MachineError("too small", where="here", fix="none")
+            patched.setattr(sft, "refuse_what_does_not_fit", Mock(side_effect=error))
+        assert main(["run", "train.yaml", "max_steps=7", "--extend"]) == (130 if trouble == "Ctrl-C" else 2)
+    assert contents_of("runs/train") == before
+    if trouble == "another model":
+        weights.write_bytes(kept)
+    assert main(["run", "train.yaml", "max_steps=7", "--extend"]) == 0
+    assert len(Run(Path("runs/train/sft")).metrics()) == 8
+
+
+@pytest.mark.parametrize("instant", ["event", "sync", "_write_settings"])
+def test_killed_at_any_moment_of_being_made_longer_it_is_not_taken_for_finished(
+    instant: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert main(["run", "train.yaml"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, instant, Mock(side_effect=SystemExit(137)))
+        with pytest.raises(SystemExit):
+            main(["run", "train.yaml", "max_steps=7", "--extend"])
+    run = Run(Path("runs/train/sft"))
+    assert run.settings()["max_steps"] == 3
+    assert main(["run", "train.yaml", "max_steps=7", "--extend"]) == 0
+    assert [line["step"] for line in run.metrics()] == list(range(8))
+
+
+def test_where_two_trainings_are_made_longer_the_one_made_from_the_other_is_made_again():
+    second = {**SETTINGS, "name": "second", "model": "@sft"}
+    Path("train.yaml").write_text(yaml.safe_dump({"stages": [{"sft": SETTINGS}, {"sft": second}]}))
+    assert main(["run", "train.yaml"]) == 0
+    assert main(["run", "train.yaml", "sft.max_steps=7", "second.max_steps=5", "--extend"]) == 0
+    assert len(Run(Path("runs/train/second.old-1")).metrics()) == 4
+    assert len(Run(Path("runs/train/second")).metrics()) == 6
+    assert not Run(Path("runs/train/second")).is_extended
 
 
 def test_what_was_made_from_the_shorter_run_is_made_again_and_kept():

@@ -50,6 +50,8 @@ class Run:
         self._lock: int | None = None
         self._began: float | None = None
         self._earlier_minutes = 0.0
+        self._longer: tuple[str, str] | None = None
+        """What differs in the settings of a longer training, and their text, until `extend` takes them."""
 
     @classmethod
     def start(cls, path: Path, settings: Mapping[str, Any], *, extended: bool = False) -> Run:
@@ -58,7 +60,7 @@ class Run:
         A folder in which nothing came about, because a setting was wrong, takes other settings.
 
         Args:
-            extended: Take other settings, too, and tell so in events.jsonl: a training is to be made longer.
+            extended: Bear other settings, too, which `extend` takes: a training is to be made longer.
 
         Raises:
             RunError: Another process is writing it, it belongs to other settings, or it cannot be written.
@@ -81,12 +83,31 @@ class Run:
                     where=str(run.recipe_file),
                     fix=tr("choose another name with run_dir=PATH, or delete the folder"),
                 )
-            run.event(0, EXTENDED, {"settings": difference})  # of step 0: no way back to an earlier step forgets it
+            run._longer = difference, text
         run._began, run._earlier_minutes = time.monotonic(), run._minutes_so_far(extended)
-        write_atomically(run.recipe_file, text)
-        before = run.environment_file.read_text(encoding="utf-8") + "\n" if run.environment_file.exists() else ""
-        write_atomically(run.environment_file, before + environment())
+        if run._longer is None:
+            run._write_settings(text)
         return run
+
+    def extend(self) -> None:
+        """Take the settings of the longer training that this run was started for; nothing where it was not.
+
+        To be called when nothing speaks against it any more: until then the folder is what it was, with its end.
+        Killed at any moment, it is the shorter run, to be extended again, or the longer one, to be gone on with.
+        """
+        if self._longer is None:
+            return
+        difference, text = self._longer
+        self.event(0, EXTENDED, {"settings": difference})  # of step 0: no way back to an earlier step forgets it
+        self.sync()
+        self.done_file.unlink(missing_ok=True)  # before the settings, or the longer run would have ended already
+        self._write_settings(text)
+        self._longer = None
+
+    def _write_settings(self, text: str) -> None:
+        write_atomically(self.recipe_file, text)
+        before = self.environment_file.read_text(encoding="utf-8") + "\n" if self.environment_file.exists() else ""
+        write_atomically(self.environment_file, before + environment())
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -260,9 +281,14 @@ class Run:
         return self.done_file.exists() and read_json(self.done_file).get("reason") == "finished"
 
     @property
+    def is_to_be_extended(self) -> bool:
+        """Whether it was started for a longer training and `extend` is yet to come."""
+        return self._longer is not None
+
+    @property
     def is_extended(self) -> bool:
-        """Whether it was made longer after it had begun."""
-        return any(event["event"] == EXTENDED for event in self.events())
+        """Whether it was made longer after it had begun, or is about to be."""
+        return self.is_to_be_extended or any(event["event"] == EXTENDED for event in self.events())
 
     @property
     def holds_results(self) -> bool:
@@ -394,8 +420,11 @@ def environment() -> str:
     return "".join(f"{key}: {value}\n" for key, value in facts.items())
 
 
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], inside: str = "") -> str:
     for key in [*new, *old]:
-        if old.get(key) != new.get(key):
-            return tr("{key} was {old} and is {new}", key=key, old=repr(old.get(key)), new=repr(new.get(key)))
+        then, now = old.get(key), new.get(key)
+        if then != now and isinstance(then, Mapping) and isinstance(now, Mapping):
+            return _first_difference(then, now, f"{inside}{key}.")
+        if then != now:
+            return tr("{key} was {old} and is {new}", key=f"{inside}{key}", old=repr(then), new=repr(now))
     return tr("the order of its keys")

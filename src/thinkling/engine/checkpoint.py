@@ -50,8 +50,20 @@ class Checkpoint:
         return self.path / "model"
 
     def restore(self, optimizer: MasterAdamW) -> None:
-        """Masters, moments and the model's weights as they were."""
-        optimizer.restore(load_file(self.path / OPTIMIZER), self.step)
+        """Masters, moments and the model's weights as they were.
+
+        Raises:
+            RunError: It holds other weights than those that are trained.
+        """
+        kept = load_file(self.path / OPTIMIZER)
+        trained = {name: tuple(tensor.shape) for name, tensor in optimizer.state().items()}
+        if {name: tuple(tensor.shape) for name, tensor in kept.items()} != trained:
+            raise RunError(
+                tr("the checkpoint holds other weights than those that are trained"),
+                where=str(self.path),
+                fix=tr("bring back what it was made with, choose another folder with run_dir=PATH, or delete this one"),
+            )
+        optimizer.restore(kept, self.step)
 
 
 def save(

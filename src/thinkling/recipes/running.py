@@ -32,7 +32,7 @@ def run(recipe: Recipe, run_dir: Path, progress: Progress, *, extend: bool = Fal
 
     Args:
         extend: A stage whose settings are those of its folder but for a longer training goes on from there. The stage
-            says with `is_longer(then, now)` which settings these are.
+            says with `is_longer(then, now)` which settings these are, and calls `Run.extend` when it goes on.
 
     Returns:
         The stages that failed in this way, each with its error.
@@ -91,13 +91,14 @@ def _stage(
     folder = run_dir / stage.name
     made_from = _made_from(stage, earlier)
     finished = _finished(folder, stage)
-    stale = _stale(finished, made_from)
+    ended = finished or (_finished_shorter(folder, stage) if extend else None)
+    stale = _stale(ended, made_from)
     if finished and not stale:
         progress.note(
             tr("[{count}] {name}: finished before, skipped ({path})", count=count, name=stage.name, path=folder)
         )
         return finished
-    if finished:
+    if ended and stale:
         kept = _put_aside(folder)
         progress.note(
             tr("'{name}' was made from an older '{other}': kept as {path}", name=stage.name, other=stale[0], path=kept)
@@ -199,10 +200,12 @@ def _carry_out(
 ) -> None:
     """Run a stage and see to it that done.json says how it ended."""
     word = read_json(run.done_file) if run.done_file.exists() else None
-    run.done_file.unlink(missing_ok=True)
+    if not run.is_to_be_extended:  # else the shorter training's end stands until nothing speaks against going on
+        run.done_file.unlink(missing_ok=True)
     files = _files_named(stage)  # as they are now: the stage may take hours
     try:
         stage.module.run(stage.config, run, progress, dict(earlier))
+        assert not run.is_to_be_extended, stage.kind
     except (KeyboardInterrupt, TerminationRequest) as stop:
         _leave_word(run, "interrupted")
         kind, by = (Terminated, "SIGTERM") if isinstance(stop, TerminationRequest) else (Interrupted, "Ctrl-C")

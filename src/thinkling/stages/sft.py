@@ -61,18 +61,17 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     began = time.monotonic()
     name = referred(config.model, earlier)
     ready = make_ready(config, name, progress)
-    fingerprint = dict(ready.fingerprint)
-    if run.is_extended:
-        del fingerprint["number of steps"]
+    fingerprint = _to_share(ready, run)
     refuse_another_origin(run, fingerprint)
     refuse_what_does_not_fit(ready.plan, memory_at_hand(config), progress)
     progress.table("plan", plan_in_words(ready.plan))
+    model, tokenizer, identity = load_plain(name, progress)
+    fingerprint |= {"base model": identity["hash"]}
+    refuse_another_origin(run, fingerprint)
+    run.extend()
     if run.is_extended:
         text = "this run was made longer: from here on its schedule is that of {steps} steps"
         progress.note(tr(text, steps=ready.steps))
-    model, tokenizer, identity = load_plain(name, progress)
-    fingerprint["base model"] = identity["hash"]
-    refuse_another_origin(run, fingerprint)
     run.write_plan({**ready.plan, "model": identity})  # nothing is written before: a refused run stays as it was
     tune(model, config.tuning, base_of(identity))
     trained = train(
@@ -100,6 +99,11 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
         last=trained.last,
         **trained.ending,
     )
+
+
+def _to_share(ready: Ready, run: Run) -> dict[str, Any]:
+    """The fingerprint, without the number of steps where the run was made longer."""
+    return {key: value for key, value in ready.fingerprint.items() if key != "number of steps" or not run.is_extended}
 
 
 @dataclass(frozen=True)
