@@ -193,7 +193,8 @@ def test_a_recipe_as_a_script_makes_the_very_same_runs(
         assert Path(f"scripted/{stage}/recipe.yaml").read_text() == Path(f"commanded/{stage}/recipe.yaml").read_text()
         assert json.loads(Path(f"scripted/{stage}/done.json").read_text())["reason"] == "finished"
     assert Path("scripted/after/items.jsonl").read_text() == Path("commanded/after/items.jsonl").read_text()
-    assert "--script" in _says(capsys, *arguments, "--script", "--dry-run", code=2)
+    for other in ("--dry-run", "--extend"):
+        assert f"--script and {other}" in _says(capsys, *arguments, "--script", other, code=2)
 
 
 def test_a_script_of_stages_of_ones_own_finds_their_files(capsys: pytest.CaptureFixture[str]):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from thinkling.core import known_names, shelf
 from thinkling.core.config import Config, known_keys, parse_override, read_yaml, read_yaml_file, resolve
@@ -34,6 +35,42 @@ def test_a_small_number_is_a_number_however_it_is_written(text: str):
 @pytest.mark.parametrize("text", ["e5", "1e", "1-4", "a1e-4", "'1e-4'", "1.2.3"])
 def test_what_only_looks_like_a_number_stays_text(text: str):
     assert isinstance(read_yaml(text, "here"), str)
+
+
+USUAL_FAULTS = [
+    (Annotated[int, Field(gt=1)], 1, "应大于 1"),
+    (Annotated[int, Field(ge=1)], 0, "应大于或等于 1"),
+    (Annotated[float, Field(lt=1)], 1.0, "应小于 1"),
+    (Annotated[float, Field(le=0.5)], 2.0, "应小于或等于 0.5"),
+    (Literal["a", "b"], "c", "应为 'a' or 'b'"),
+    (int, "x", "应为整数"),
+    (int, 1.5, "应为整数"),
+    (int, [], "应为整数"),
+    (float, "x", "应为数字"),
+    (float, [], "应为数字"),
+    (Annotated[float, Field(allow_inf_nan=False)], float("inf"), "应为有限的数"),
+    (str, 1, "应为文字"),
+    (tuple[int, ...], 3, "应为列表"),
+    (bool, "x", "应为真或假"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "given", "chinese"), USUAL_FAULTS, ids=str)
+def test_a_usual_fault_is_told_in_pydantics_words_and_in_chinese(
+    wanted: object, given: object, chinese: str, monkeypatch: pytest.MonkeyPatch
+):
+    kind = create_model("Kind", __base__=Config, setting=(wanted, ...))
+    with pytest.raises(ValidationError) as own:
+        kind.model_validate({"setting": given})
+    said = {}
+    for language in ("en", "zh"):
+        monkeypatch.setenv("THINKLING_LANG", language)
+        with pytest.raises(ConfigError) as caught:
+            resolve(kind, {"setting": given}, "here")
+        said[language] = caught.value.what
+    own_words = own.value.errors()[0]["msg"].replace("a valid tuple", "a list")
+    assert said["en"] == f"setting = {given!r}: {own_words}"
+    assert said["zh"].startswith(f"setting = {given!r}: {chinese}")
 
 
 @given(st.floats(min_value=1e-30, max_value=1e30))

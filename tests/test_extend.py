@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -154,6 +155,14 @@ def test_a_finished_run_whose_data_has_changed_is_not_made_longer_and_stays_as_i
     assert files_of("runs") == before
 
 
+def killed_behind(write: Callable[[Run, str], None]) -> Callable[[Run, str], None]:
+    def write_and_die(run: Run, text: str) -> None:
+        write(run, text)
+        raise SystemExit(137)
+
+    return write_and_die
+
+
 def contents_of(folder: str) -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in Path(folder, "sft").rglob("*") if file.is_file()}
 
@@ -180,17 +189,20 @@ def test_a_finished_run_that_cannot_be_made_longer_stays_finished_as_it_was(
     assert len(Run(Path("runs/train/sft")).metrics()) == 8
 
 
-@pytest.mark.parametrize("instant", ["event", "sync", "_write_settings"])
+@pytest.mark.parametrize("instant", ["event", "sync", "_write_settings", "behind"])
 def test_killed_at_any_moment_of_being_made_longer_it_is_not_taken_for_finished(
     instant: str, monkeypatch: pytest.MonkeyPatch
 ):
     assert main(["run", "train.yaml"]) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(Run, instant, Mock(side_effect=SystemExit(137)))
+        if instant == "behind":
+            patched.setattr(Run, "_write_settings", killed_behind(Run._write_settings))
+        else:
+            patched.setattr(Run, instant, Mock(side_effect=SystemExit(137)))
         with pytest.raises(SystemExit):
             main(["run", "train.yaml", "max_steps=7", "--extend"])
     run = Run(Path("runs/train/sft"))
-    assert run.settings()["max_steps"] == 3
+    assert run.settings()["max_steps"] == (7 if instant == "behind" else 3)
     assert main(["run", "train.yaml", "max_steps=7", "--extend"]) == 0
     assert [line["step"] for line in run.metrics()] == list(range(8))
 

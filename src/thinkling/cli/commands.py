@@ -45,8 +45,8 @@ def run(
     """Carry out a recipe."""
     from thinkling import recipes
 
-    if script and dry_run:
-        both = tr("--script and --dry-run are two things")
+    if script and (dry_run or extend):
+        both = tr("--script and {other} are two things", other="--dry-run" if dry_run else "--extend")
         raise ConfigError(both, where=tr("command line"), fix=tr("give one of them"))
     overrides, folder = split_run_dir(settings or [], run_dir)
     loaded = recipes.load(recipe, overrides)

@@ -199,8 +199,9 @@ def _carry_out(
     stage: StageSpec, run: Run, progress: Progress, earlier: Mapping[str, Run], made_from: Mapping[str, str]
 ) -> None:
     """Run a stage and see to it that done.json says how it ended."""
-    word = read_json(run.done_file) if run.done_file.exists() else None
+    word: dict[str, Any] | None = None
     if not run.is_to_be_extended:  # else the shorter training's end stands until nothing speaks against going on
+        word = read_json(run.done_file) if run.done_file.exists() else None
         run.done_file.unlink(missing_ok=True)
     files = _files_named(stage)  # as they are now: the stage may take hours
     try:
