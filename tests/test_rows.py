@@ -271,6 +271,17 @@ def test_a_list_with_a_fault_read_in_pieces_has_the_fault_that_json_finds(data: 
     assert found(lambda: _streamed(text, lengths)) == found(lambda: json.loads(text))
 
 
+@pytest.mark.parametrize("text", ["[[]e0", "[[]e0]", "[1e0]", '[""e0]', "[1.5]", "[1 .5]", "[null null]", "[2,.5]"])
+def test_no_value_grows_together_with_the_one_before_it(text: str):
+    def found(read: Callable[[], Any]) -> Any:
+        try:
+            return repr(read())
+        except json.JSONDecodeError as error:
+            return error.msg, error.lineno, error.colno
+
+    assert found(lambda: _streamed(text, [1])) == found(lambda: json.loads(text))
+
+
 def test_memory_does_not_grow_with_a_list(tmp_path: Path):
     row = json.dumps({"prompt": "a" * 500, "completion": "b" * 500})
     (tmp_path / "rows.json").write_text("[" + ",\n".join([row] * 20_000) + "]")

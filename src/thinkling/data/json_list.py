@@ -16,6 +16,8 @@ EDGE = 16
 """What ends so near to the end of the window may be a number, a word or an escape that is cut, such as -Infinity."""
 WITHOUT_END = "Unterminated string"
 """json tells a string that is cut by where it begins."""
+AFTER_A_VALUE = '[""'
+"""What stands for the values already read. No letter after it is a part of it, as e0 after [0 would be."""
 
 
 def values(pieces: Iterable[str], decoder: json.JSONDecoder) -> Iterator[tuple[Any, str]]:
@@ -37,7 +39,7 @@ def values(pieces: Iterable[str], decoder: json.JSONDecoder) -> Iterator[tuple[A
         except _CutError:
             window.grow()
             continue
-        if before == "[0":
+        if before == AFTER_A_VALUE:
             yield value, window.text[window.place : end]
         window.place = end
     while True:
@@ -90,11 +92,11 @@ def _next(before: str, window: _Window, decoder: json.JSONDecoder) -> tuple[str,
     sign = window.text[place : place + 1]
     if before == "" and sign == "[":
         return "[", None, place + 1
-    if before in ("[", "[0") and sign == "]":
+    if before in ("[", AFTER_A_VALUE) and sign == "]":
         return "[]", None, place + 1
-    if before == "" or (before == "[0" and sign != ","):
+    if before == "" or (before == AFTER_A_VALUE and sign != ","):
         _complain(before, window, decoder)
-    if before == "[0":
+    if before == AFTER_A_VALUE:
         place = _after_white(window, place + 1)
     try:
         value, end = decoder.raw_decode(window.text, place)
@@ -105,7 +107,7 @@ def _next(before: str, window: _Window, decoder: json.JSONDecoder) -> tuple[str,
         _complain(before, window, decoder)
     if end > len(window.text) - EDGE and not window.is_last:  # 12 may go on as 12.5e-3
         raise _CutError
-    return "[0", value, end
+    return AFTER_A_VALUE, value, end
 
 
 def _after_white(window: _Window, place: int) -> int:
