@@ -11,6 +11,7 @@ that a life costs tens of milliseconds. It prints one line of JSON with what it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -22,6 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,7 @@ def outcome(folder: Path, step: int) -> dict[str, Any]:
     run = Run(folder)
     path = run.checkpoint_dir(step)
     state = json.loads((path / "state.json").read_text())
-    files = [*sorted((path / "model").iterdir()), path / "optimizer.safetensors"]
+    files = [*sorted((path / "model").iterdir()), *sorted((path / "optimizer").iterdir())]
     metrics = [json.dumps({k: v for k, v in line.items() if not k.startswith(OF_THE_CLOCK)}) for line in run.metrics()]
     return {
         "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
@@ -207,7 +209,20 @@ def watch_disk(root: Path, before: BEFORE) -> None:
         return really_hashed(file, pieces)
 
     os.fsync, weights.save_file, weights.write_hashed = fsync, save_file, write_hashed
+    checkpoint.ThreadPoolExecutor = InTurn  # so that changes of one life can be counted; the kills meet real threads
     sys.addaudithook(audit)
+
+
+class InTurn(contextlib.nullcontext):
+    """An executor that does each thing at once, one after the other."""
+
+    def __enter__(self) -> InTurn:
+        return self
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments))
+        return future
 
 
 class Disk:

@@ -298,7 +298,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_aloud(capsys: pytest.C
     assert main(["run", "train.yaml"]) == 0
     good = sha256_of(Path("runs/train/sft/checkpoints/step-4/model/model.safetensors"))
     Path("runs/train/sft/done.json").unlink()
-    with open("runs/train/sft/checkpoints/step-4/optimizer.safetensors", "r+b") as file:
+    with open("runs/train/sft/checkpoints/step-4/optimizer/second.safetensors", "r+b") as file:
         file.seek(-3, os.SEEK_END)
         file.write(b"xyz")
     assert main(["run", "train.yaml"]) == 0

@@ -111,9 +111,10 @@ def test_a_damaged_checkpoint_named_itself_is_refused(made, tmp_path):
 
 def test_a_model_is_good_whose_optimizer_is_damaged(made, tmp_path):
     run = make_run(made, tmp_path / "run", [1])
-    (run.checkpoint_dir(1) / "optimizer.safetensors").write_bytes(b"moments")
+    (run.checkpoint_dir(1) / "optimizer").mkdir()
+    (run.checkpoint_dir(1) / "optimizer/first.safetensors").write_bytes(b"moments")
     seal(run.checkpoint_dir(1))
-    (run.checkpoint_dir(1) / "optimizer.safetensors").write_bytes(b"Moments")
+    (run.checkpoint_dir(1) / "optimizer/first.safetensors").write_bytes(b"Moments")
     assert resolve(str(run.path)) == run.checkpoint_dir(1) / "model"
 
 

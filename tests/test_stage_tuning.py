@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from thinkling.core.errors import ConfigError, Interrupted, ModelError
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
+from thinkling.engine.checkpoint import optimizer_state
 from thinkling.engine.coverage import coverage, full_work
 from thinkling.engine.plan import training_memory
 from thinkling.engine.tuning import checked
@@ -81,7 +82,7 @@ def test_an_adapter_is_trained_saved_alone_and_opened_by_the_run_folder(settings
     assert losses[-1] < losses[0]
     assert not (newest(run) / "model").exists()
     adapter = newest(run) / "adapter"
-    state = load_file(newest(run) / "optimizer.safetensors")
+    state = optimizer_state(newest(run))
     # 2 layers * 7 matrices * 2 factors, each with its master and two moments
     assert len(state) == 3 * 2 * 7 * 2
     assert all("lora_" in name for name in state)
@@ -125,14 +126,14 @@ def test_stopped_and_resumed_is_as_never_stopped(settings, tmp_path, tuning):
     with pytest.raises(Interrupted):
         run_stage(sft, tmp_path / "stopped", settings, stop)
     stopped = run_stage(sft, tmp_path / "stopped", settings)
-    first, second = (load_file(newest(run) / "optimizer.safetensors") for run in (straight, stopped))
+    first, second = (optimizer_state(newest(run)) for run in (straight, stopped))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_frozen_part_has_no_master_and_the_model_is_saved_whole(settings, tmp_path):
     run = run_stage(sft, tmp_path / "freeze", {**settings, "tuning": {"method": "freeze", "layers": 1}})
-    names = {name.partition("/")[2] for name in load_file(newest(run) / "optimizer.safetensors")}
+    names = {name.partition("/")[2] for name in optimizer_state(newest(run))}
     assert names
     assert not any("embed" in name or "layers.0." in name for name in names)
     trained, base = (load_model(str(name), Silent())[0].state_dict() for name in (run.path, settings["model"]))
@@ -282,7 +283,7 @@ def test_memory_is_foreseen_for_what_is_trained_alone():
 def test_the_average_of_an_adapter_is_the_mean_of_its_masters_in_an_adapter_folder(settings, tmp_path):
     asked = {**settings, "save_steps": 1, "save_total_limit": 4, "average": "last", "average_last": 3}
     run = run_stage(sft, tmp_path / "lora", asked)
-    states = [load_file(run.checkpoint_dir(step) / "optimizer.safetensors") for step in (2, 3, 4)]
+    states = [optimizer_state(run.checkpoint_dir(step)) for step in (2, 3, 4)]
     average = resolve(str(run.path / "average"))
     saved = load_file(average / "adapter_model.safetensors")
     masters = [name.removeprefix("master/") for name in states[0] if name.startswith("master/")]

@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud_and_the_one_before_it_gives_t
     again = copy.deepcopy(tiny_model)
     training(tiny_model, tokenizer, tmp_path / "run")
     wanted = weights_of(tmp_path / "run")
-    file = tmp_path / "run/checkpoints/step-6/optimizer.safetensors"
+    file = tmp_path / "run/checkpoints/step-6/optimizer/first.safetensors"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))

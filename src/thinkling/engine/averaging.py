@@ -24,6 +24,7 @@ from thinkling.core.errors import RunError
 from thinkling.core.files import damage
 from thinkling.core.language import tr
 from thinkling.engine.adapter import save_adapter
+from thinkling.engine.checkpoint import MASTERS
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.tuning import is_adapter
 from thinkling.model.decoder import Decoder
@@ -112,7 +113,7 @@ def mean_of_files(folders: Sequence[Path], optimizer: MasterAdamW) -> list[Tenso
         RunError: One of them is damaged.
     """
     for folder in folders:
-        wrong = damage(folder, "optimizer.safetensors")
+        wrong = damage(folder, MASTERS)
         if wrong is not None:
             raise RunError(
                 tr("an average needs {name}, which is damaged: {wrong}", name=folder.name, wrong=wrong),
@@ -121,7 +122,7 @@ def mean_of_files(folders: Sequence[Path], optimizer: MasterAdamW) -> list[Tenso
             )
     sums = [master.detach().clone() for master in optimizer.masters]
     for folder in folders:
-        with safe_open(folder / "optimizer.safetensors", framework="pt") as file:
+        with safe_open(folder / MASTERS, framework="pt") as file:
             for name, total in zip(optimizer.names, sums, strict=True):
                 total.add_(file.get_tensor(f"master/{name}").to(total.device))
     torch._foreach_div_(sums, float(len(folders) + 1))

@@ -3,7 +3,8 @@
     checkpoints/step-N/model/               a Hugging Face folder: serve it, evaluate it, go on from it
     checkpoints/step-N/adapter/             in its place where an adapter was trained: see engine/adapter.py
     checkpoints/step-N/average/             an average of the weights on the way, where one is asked for: as model/
-    checkpoints/step-N/optimizer.safetensors   fp32 masters and moments of what is trained
+    checkpoints/step-N/optimizer/           master.safetensors, first.safetensors and second.safetensors: the fp32
+                                            masters and moments of what is trained
     checkpoints/step-N/state.json           step, data cursor, what the run may continue under
     checkpoints/step-N/manifest.json        sha256 of every file above
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from thinkling.core.errors import RunError
 from thinkling.core.files import clear_all_leftovers, damage, seal, whole_folder
@@ -33,8 +36,10 @@ from thinkling.model.decoder import Decoder
 from thinkling.model.weights import save_hashed
 from thinkling.tokenizer.tokenizer import Tokenizer
 
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = "optimizer"
+MASTERS = f"{OPTIMIZER}/master.safetensors"
 STATE = "state.json"
+WRITERS = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Checkpoint:
         Raises:
             RunError: It holds other weights than those that are trained.
         """
-        kept = load_file(self.path / OPTIMIZER)
+        kept = optimizer_state(self.path)
         trained = {name: tuple(tensor.shape) for name, tensor in optimizer.state().items()}
         if {name: tuple(tensor.shape) for name, tensor in kept.items()} != trained:
             raise RunError(
@@ -88,16 +93,33 @@ def save(
     """
     folder = run.checkpoint_dir(step)
     with whole_folder(folder) as new:
-        save_trained(model, tokenizer, new)
-        hashed = save_hashed(optimizer.state(), new / OPTIMIZER)
-        beside(new)
-        (new / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
-        seal(new, {OPTIMIZER: hashed})
+        (new / OPTIMIZER).mkdir()
+        with ThreadPoolExecutor(WRITERS) as pool:  # a hash keeps one core busy, and it takes longest
+            hashes = {
+                f"{OPTIMIZER}/{kind}.safetensors": pool.submit(_save_kind, kind, optimizer.state(), new)
+                for kind in ("master", "first", "second")
+            }
+            save_trained(model, tokenizer, new)
+            beside(new)
+            (new / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
+        seal(new, {name: written.result() for name, written in hashes.items()})
     # A later folder was passed over as damaged; it must not count as one of those kept.
     for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
         if s not in spare:
             shutil.rmtree(old)
     return folder
+
+
+def _save_kind(kind: str, state: Mapping[str, Tensor], checkpoint: Path) -> str:
+    """Write one kind of the optimizer's tensors into its file; returns the file's sha256."""
+    named = {name: tensor for name, tensor in state.items() if name.startswith(f"{kind}/")}
+    return save_hashed(named, checkpoint / OPTIMIZER / f"{kind}.safetensors")
+
+
+def optimizer_state(checkpoint: Path) -> dict[str, Tensor]:
+    """The optimizer's tensors by name: master/, first/ and second/ before that of the parameter."""
+    files = sorted((checkpoint / OPTIMIZER).glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def newest(run: Run, progress: Progress, *, every: int = 1) -> Checkpoint | None:
