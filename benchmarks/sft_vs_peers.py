@@ -212,6 +212,8 @@ def systems_of(options: argparse.Namespace, job: dict[str, Any]) -> dict[str, tu
     """name -> (interpreter, worker, job)."""
     peer = options.peer_python or sys.executable
     systems = {"thinkling": (sys.executable, "ours", job)}
+    if options.compiled:
+        systems["thinkling, compiled"] = (sys.executable, "ours", {**job, "settings": {"torch_compile": True}})
     if options.peer_python:
         systems["trl"] = (peer, "trl", job)
     if options.peer_python and options.bf16:
@@ -236,6 +238,7 @@ def main() -> None:
     parser.add_argument(
         "--bf16", action="store_true", help="peers with bf16 weights too: no fp32 masters, half the bytes"
     )
+    parser.add_argument("--compiled", action="store_true", help="ours with torch_compile too")
     parser.add_argument("--padding-free", action="store_true", help="TRL without padding too")
     parser.add_argument("--out", type=Path, help="write all losses and times here, as JSON")
     parser.add_argument("--worker", nargs=3, metavar=("SYSTEM", "JOB", "OUT"), help="one measurement; used inside")
@@ -261,7 +264,7 @@ def main() -> None:
                 last = measured(python, worker, one)
                 found.setdefault(name, []).append(last)
                 figures = f"{last['tokens_per_s']:7.0f} tokens/s, {last['peak_gb']:5.1f} GB"
-                print(f"round {number + 1}: {name:<20} {figures}", flush=True)
+                print(f"round {number + 1}: {name:<21} {figures}", flush=True)
             if options.out:
                 options.out.write_text(json.dumps(found), encoding="utf-8")
     report(found)
@@ -277,7 +280,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> None:
         losses = rounds[0]["losses"]
         gaps = [abs(a - b) for a, b in zip(mine[0]["losses"], losses, strict=True)]
         print(
-            f"{name:<20} {statistics.median(speeds):6.0f} tokens/s ({min(speeds):.0f} to {max(speeds):.0f}), "
+            f"{name:<21} {statistics.median(speeds):6.0f} tokens/s ({min(speeds):.0f} to {max(speeds):.0f}), "
             f"{memory:.1f} GB; thinkling is {statistics.median(ratios):.2f} times as fast "
             f"({min(ratios):.2f} to {max(ratios):.2f}); loss {losses[0]:.3f} to {losses[-1]:.3f}, "
             f"a step differs from ours by {statistics.mean(gaps):.3f} on average, {max(gaps):.3f} at most"
