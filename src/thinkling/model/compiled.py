@@ -1,7 +1,8 @@
 """The element-wise functions of the decoder, compiled by torch (Inductor) into one pass over memory each.
 
 An option, because it costs before it gains: half a minute on two cores the first time on a machine, some seconds from
-Inductor's cache after that, and it needs a C++ compiler. Matrix products and attention gain nothing from it and stay as
+Inductor's cache after that, and it needs a C++ compiler. The cache is THINKLING_HOME/compiled, unless torch's own
+TORCHINDUCTOR_CACHE_DIR is set: in the place for temporary files, torch's choice, others could lay kernels. Matrix products and attention gain nothing from it and stay as
 they are. The formulas are those of functions.py, computed in fp32 and rounded once, where the eager ones round after
 each operation; both are held against the same oracles. Shapes are dynamic in the number of rows, so that no later step
 compiles anything: what would have to be compiled anew is an error, not a silent return to eager code.
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from thinkling.core.errors import ConfigError, MachineError
 from thinkling.core.language import tr
+from thinkling.model.pull import cache_root
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 _in_use: dict[str, Callable[..., Any]] = {}
 
@@ -68,6 +72,7 @@ def compiled_kernels(width: int, ffn_width: int, dtype: torch.dtype, device: tor
         MachineError: The compiler failed.
     """
     refuse_compiling(device)
+    os.environ.setdefault(CACHE, str(cache_root() / "compiled"))
     kernels = {name: _compiled(function) for name, function in _FUNCTIONS.items()}
     try:
         _warm_up(kernels, width, ffn_width, dtype, device)
@@ -75,9 +80,12 @@ def compiled_kernels(width: int, ffn_width: int, dtype: torch.dtype, device: tor
         if not _is_of_the_compiler(error):
             raise
         raise MachineError(
-            tr("the kernels could not be compiled: {error}", error=str(error).strip().splitlines()[0]),
-            where=tr("torch_compile = true, with {compiler}", compiler=str(compiler())),
-            fix=tr("look whether the compiler and the headers of Python are whole, or leave torch_compile out"),
+            tr("the kernels could not be compiled: {error}", error=_cause(error)),
+            where=tr("torch_compile = true, with {compiler}, kept in {folder}", compiler=compiler(), folder=os.environ[CACHE]),
+            fix=tr(
+                "look whether the compiler and the headers of Python are whole, delete that folder, "
+                "or leave torch_compile out"
+            ),
         ) from error
     _in_use.update(kernels)
     try:
@@ -88,6 +96,12 @@ def compiled_kernels(width: int, ffn_width: int, dtype: torch.dtype, device: tor
 
 def _is_of_the_compiler(error: Exception) -> bool:
     return type(error).__module__.startswith(("torch._inductor", "torch._dynamo"))
+
+
+def _cause(error: Exception) -> str:
+    """What Inductor says, without the line in which Dynamo says that Inductor said it."""
+    told = [line.strip() for line in str(getattr(error, "inner_exception", error)).splitlines() if line.strip()]
+    return " ".join(told[:3]) or type(error).__name__
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
