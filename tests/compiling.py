@@ -1,6 +1,6 @@
 """The compiled kernels beside their oracles, in a process of its own: Inductor keeps state, and so do other tests.
 
-    python tests/compiling.py DTYPE     prints the largest error of each result and gradient as JSON, or what failed
+python tests/compiling.py DTYPE     prints the largest error of each result and gradient as JSON, or what failed
 """
 
 from __future__ import annotations

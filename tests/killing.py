@@ -6,13 +6,15 @@ that a life costs tens of milliseconds. It prints one line of JSON with what it 
     python tests/killing.py kills FOLDER      SIGKILL at random instants, always resumed
     python tests/killing.py power FOLDER      a power cut before every change of the disk
     python tests/killing.py full FOLDER       a disk that is full from every change on
+    python tests/killing.py power-late FOLDER   both again, where the training goes on and the disk has a checkpoint
+    python tests/killing.py full-late FOLDER    only when the next one is due
     python tests/killing.py two FOLDER        two processes for one run
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -23,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.data.prepare import TokenRow
-from thinkling.engine import checkpoint
+from thinkling.engine import checkpoint, keeping
 from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.trainer import Speed, train
 from thinkling.losses import CROSS_ENTROPY
@@ -180,8 +182,12 @@ BEFORE = Callable[[str, str], None]
 """Told (what, path) before each change of a file under the folder watched."""
 
 
-def watch_disk(root: Path, before: BEFORE) -> None:
-    """Call `before` ahead of every change of the disk below `root`; for the rest of this process's life."""
+def watch_disk(root: Path, before: BEFORE, *, late: bool) -> None:
+    """Call `before` ahead of every change of the disk below `root`; for the rest of this process's life.
+
+    Args:
+        late: A checkpoint is waited for when the next one is due, otherwise at once.
+    """
 
     def inside(path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(str(root))
@@ -209,20 +215,33 @@ def watch_disk(root: Path, before: BEFORE) -> None:
         return really_hashed(file, pieces)
 
     os.fsync, weights.save_file, weights.write_hashed = fsync, save_file, write_hashed
-    checkpoint.ThreadPoolExecutor = InTurn  # so that changes of one life can be counted; the kills meet real threads
+    # So that the changes of one life can be counted. The kills meet real threads.
+    checkpoint.ThreadPoolExecutor, keeping.ThreadPoolExecutor = InTurn, Late if late else InTurn
     sys.addaudithook(audit)
 
 
-class InTurn(contextlib.nullcontext):
-    """An executor that does each thing at once, one after the other."""
-
-    def __enter__(self) -> InTurn:
-        return self
+class InTurn(ThreadPoolExecutor):
+    """An executor without threads, that does each thing at once."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_result(work(*arguments))
         return future
+
+
+class Late(ThreadPoolExecutor):
+    """An executor without threads, that does each thing when its result is asked for."""
+
+    class Promise(Future[Any]):
+        def __init__(self, work: Callable[[], Any]) -> None:
+            super().__init__()
+            self.work = work
+
+        def result(self, timeout: float | None = None) -> Any:
+            return self.work()
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self.Promise(functools.partial(work, *arguments))
 
 
 class Disk:
@@ -301,16 +320,20 @@ def two_lives(
     tokenizer: Tokenizer, folder: Path, heard: Callable[[int], None] = lambda step: None, lives: int = 2
 ) -> None:
     """Train to step 2, fall over between its checkpoint and its record, go on to the end. `heard`: of each saving."""
-    really_save, first = checkpoint.save, [True]
+    really_begin, first = checkpoint.begin, [True]
 
-    def save(run: Run, step: int, *arguments: Any, **more: Any) -> Path:
-        path = really_save(run, step, *arguments, **more)
-        heard(step)
-        if first[0] and step == 2:
-            raise Fell
-        return path
+    def begin(run: Run, step: int, *arguments: Any, **more: Any) -> Callable[[], None]:
+        finish = really_begin(run, step, *arguments, **more)
 
-    checkpoint.save = save
+        def then() -> None:
+            finish()
+            heard(step)
+            if first[0] and step == 2:
+                raise Fell
+
+        return then
+
+    checkpoint.begin = begin
     try:
         live(tokenizer, folder, STEPS, keep=1)
     except Fell:
@@ -319,7 +342,7 @@ def two_lives(
             live(tokenizer, folder, STEPS, keep=1)
 
 
-def record(tokenizer: Tokenizer, root: Path, states: Path) -> None:
+def record(tokenizer: Tokenizer, root: Path, states: Path, late: bool) -> None:
     """Live through it all, and write down every state that a power cut could have left, each distinct one once."""
     disk, seen, saved, changes = Disk(root), set(), [0], [0]
     states.mkdir()
@@ -345,18 +368,18 @@ def record(tokenizer: Tokenizer, root: Path, states: Path) -> None:
             remember(what, path)
             quiet[0] = False
 
-    watch_disk(root, before)
+    watch_disk(root, before, late=late)
     two_lives(tokenizer, root / "run", lambda step: saved.__setitem__(0, step))
     before("end", str(root))
     (states / "changes").write_text(str(changes[0]))
 
 
-def power(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def power(tokenizer: Tokenizer, folder: Path, late: bool = False) -> dict[str, Any]:
     """Resume from every state that a power cut could have left; all have to come to the same end."""
     (folder / "disk").mkdir()
     assert exit_code(child(lambda: live(tokenizer, folder / "whole", STEPS, keep=1))) == 0
     wanted = outcome(folder / "whole", STEPS)
-    assert exit_code(child(lambda: record(tokenizer, folder / "disk", folder / "states"))) == 0
+    assert exit_code(child(lambda: record(tokenizer, folder / "disk", folder / "states", late))) == 0
     faults: list[str] = []
     found = sorted(path for path in (folder / "states").iterdir() if path.is_dir())
     for state in found:
@@ -380,7 +403,7 @@ def _resumed(tokenizer: Tokenizer, state: Path, saved: int, wanted: dict[str, An
     return "" if came == wanted else ", ".join(key for key in wanted if came[key] != wanted[key]) + " differ"
 
 
-def full(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def full(tokenizer: Tokenizer, folder: Path, late: bool = False) -> dict[str, Any]:
     """A disk that takes nothing more from the k-th change on; then there is room, and the run goes on.
 
     For every k of a life that goes on from step 2, writes a checkpoint and removes one.
@@ -394,7 +417,7 @@ def full(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
         k += 1
         root = folder / f"full-{k}"
         shutil.copytree(folder / "begun", root)
-        code = exit_code(child(lambda root=root, k=k: _starved(tokenizer, root, k)))
+        code = exit_code(child(lambda root=root, k=k: _starved(tokenizer, root, k, late)))
         if code == 0:
             return {"changes": k - 1, "faults": faults}
         what = (root / "refused").read_text() if (root / "refused").exists() else "?"
@@ -407,7 +430,7 @@ def full(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
         shutil.rmtree(root)
 
 
-def _starved(tokenizer: Tokenizer, root: Path, k: int) -> None:
+def _starved(tokenizer: Tokenizer, root: Path, k: int, late: bool) -> None:
     count, quiet = [0], [False]
 
     def before(what: str, path: str) -> None:
@@ -424,7 +447,7 @@ def _starved(tokenizer: Tokenizer, root: Path, k: int) -> None:
         quiet[0] = False
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-    watch_disk(root / "run", before)
+    watch_disk(root / "run", before, late=late)
     live(tokenizer, root / "run", STEPS, keep=1)
 
 
@@ -441,5 +464,7 @@ if __name__ == "__main__":
     tokenizer = Tokenizer.load(place / "tokenizer")
     # Lived once here, so that no child has to import what torch loads with its first update (two seconds).
     live(tokenizer, place / "warm", 2)
-    found = {"kills": kills, "power": power, "full": full, "two": two}[mode](tokenizer, place)
+    modes = {"kills": kills, "power": power, "full": full, "two": two}
+    modes |= {f"{mode}-late": functools.partial(modes[mode], late=True) for mode in ("power", "full")}
+    found = modes[mode](tokenizer, place)
     print(json.dumps(found))

@@ -15,6 +15,7 @@ from thinkling.core import files
 from thinkling.core.errors import RunError
 from thinkling.core.files import (
     MANIFEST,
+    Attempt,
     clear_all_leftovers,
     clear_leftovers,
     damage,
@@ -112,6 +113,31 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.M
     assert _left_behind(tmp_path) == ["model"]
 
 
+def test_a_folder_that_is_finished_later_is_held_meanwhile_and_has_no_name(tmp_path: Path):
+    attempt = Attempt(tmp_path / "model")
+    with attempt.filling() as folder:
+        (folder / "weights").write_bytes(b"new")
+    clear_all_leftovers(tmp_path)  # what nobody holds would be gone
+    assert (folder / "weights").exists()
+    assert not (tmp_path / "model").exists()
+    attempt.finish()
+    assert (tmp_path / "model" / "weights").read_bytes() == b"new"
+    assert _left_behind(tmp_path) == ["model"]
+
+
+def test_a_disk_that_refuses_a_folder_later_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_bytes(b"old")
+    attempt = Attempt(tmp_path / "model")
+    with attempt.filling() as folder:
+        (folder / "weights").write_bytes(b"new")
+    monkeypatch.setattr(files.os, "fsync", _full_disk)
+    with pytest.raises(RunError, match="no space"):
+        attempt.finish()
+    assert (tmp_path / "model" / "weights").read_bytes() == b"old"
+    assert _left_behind(tmp_path) == ["model"]
+
+
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path):
     content = os.urandom(3_000_000)
     (tmp_path / "a").write_bytes(content)
@@ -129,9 +155,8 @@ def test_what_is_hashed_while_it_is_written_is_the_file(
     assert digest == sha256_of(tmp_path / "a")
 
 
-@pytest.mark.parametrize("refused", ["files.os.fsync", "files._write"])
-def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str):
-    monkeypatch.setattr(f"thinkling.core.{refused}", _full_disk)
+def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "_write", _full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_hashed(tmp_path / "a", [memoryview(b"1")])
 

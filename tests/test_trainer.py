@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from thinkling.core import files
 from thinkling.core.errors import Interrupted, NumericsError, RunError, Terminated, TerminationRequest
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
@@ -218,6 +219,41 @@ def test_no_space_left_keeps_the_checkpoint_before(tiny_model, tokenizer, tmp_pa
     assert [step for step, _ in Run.open(tmp_path / "run").checkpoints()] == [2]
     assert checkpoint.newest(Run.open(tmp_path / "run"), Silent()).step == 2
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_what_the_disk_refuses_after_the_training_went_on_is_told(
+    tiny_model, tokenizer, tmp_path, monkeypatch, steps
+):
+    refused = []
+
+    def finish(attempt):
+        refused.append(attempt.path.name)
+        attempt._drop()
+        raise RunError("there is no space left to write it", where="here", fix="free some")
+
+    def from_now_on():
+        monkeypatch.setattr(files.Attempt, "finish", finish)
+
+    with pytest.raises(RunError, match="no space left"):
+        training(tiny_model, tokenizer, tmp_path / "run", Watch(steps - 1, from_now_on), save_steps=steps)
+    assert refused == [f"step-{steps}"]  # no other is begun
+    assert Run.open(tmp_path / "run").checkpoints() == []
+
+
+def test_a_fault_of_the_training_is_not_hidden_by_one_of_the_disk(tiny_model, tokenizer, tmp_path, monkeypatch):
+    def finish(attempt):
+        attempt._drop()
+        raise RunError("there is no space left to write it", where="here", fix="free some")
+
+    def fail():
+        raise ZeroDivisionError
+
+    progress = Watch(2, fail)
+    monkeypatch.setattr(files.Attempt, "finish", finish)
+    with pytest.raises(ZeroDivisionError):
+        training(tiny_model, tokenizer, tmp_path / "run", progress)
+    assert any("no space left" in note for note in progress.notes)
 
 
 def test_only_the_newest_checkpoints_are_kept(tiny_model, tokenizer, tmp_path):

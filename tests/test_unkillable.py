@@ -32,15 +32,19 @@ def test_killed_fifty_times_at_random_and_always_resumed_it_ends_as_one_never_st
 
 
 @pytest.mark.slow
-def test_whatever_a_power_cut_leaves_the_run_goes_on_from_its_last_checkpoint_to_the_same_end(tmp_path: Path):
-    found = seen("power", tmp_path)
+@pytest.mark.parametrize("mode", ["power", "power-late"])
+def test_whatever_a_power_cut_leaves_the_run_goes_on_from_its_last_checkpoint_to_the_same_end(
+    tmp_path: Path, mode: str
+):
+    found = seen(mode, tmp_path)
     assert found["states"] > 50, found
     assert found["faults"] == []
 
 
 @pytest.mark.slow
-def test_a_disk_full_at_any_change_stops_the_run_in_words_and_leaves_it_resumable(tmp_path: Path):
-    found = seen("full", tmp_path)
+@pytest.mark.parametrize("mode", ["full", "full-late"])
+def test_a_disk_full_at_any_change_stops_the_run_in_words_and_leaves_it_resumable(tmp_path: Path, mode: str):
+    found = seen(mode, tmp_path)
     assert found["changes"] > 30, found
     assert found["faults"] == []
 

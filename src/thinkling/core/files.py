@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +26,7 @@ ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.(?:partial|replaced)")
 """The name of what is being written, in the path of an attempt that will be gone when the error is read."""
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 2**26
-"""What `write_hashed` hands to the disk at once: so much that a wait for the disk is little beside it."""
+"""What `write_hashed` writes at once."""
 ELSEWHERE = "choose another place: run_dir=PATH for a run, the variable THINKLING_HOME for models"
 
 
@@ -170,6 +170,49 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+class Attempt:
+    """A folder that is filled beside `path`, and takes the name `path` once all of it is on the disk.
+
+    The two can be far apart: what was written is the kernel's already, and `finish` waits for the disk, in another
+    thread where the caller has better things to do. Until then it is held for this process.
+
+    Raises:
+        RunError: As `writing`, also of `filling` and `finish`. Nothing of the new folder stays then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, _beside(path)
+        with writing(path):
+            make_folder(path.parent)
+            clear_leftovers(path)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir()
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[Path]:
+        """The folder to write to; it goes where the block fails."""
+        try:
+            yield self.folder
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise _no_space(self.path) from error
+            raise
+
+    def finish(self) -> None:
+        """Wait until the disk has it all, and give it its name."""
+        with self.filling(), writing(self.path):
+            _sync_files(self.folder)
+            _take_name(self.folder, self.path)
+        os.close(self._lock)
+
+    def _drop(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path`; it takes the name `path` only when the block ends well.
@@ -177,23 +220,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         RunError: As `writing`; inside the block, where no space is left. Nothing of the new folder stays.
     """
-    with writing(path):
-        make_folder(path.parent)
-        clear_leftovers(path)
-        beside = _beside(path)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-    try:
-        with _locked(beside):
-            yield beside
-            with writing(path):
-                _sync_files(beside)
-                _take_name(beside, path)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise _no_space(path) from error
-        raise
+    attempt = Attempt(path)
+    with attempt.filling() as folder:
+        yield folder
+    attempt.finish()
 
 
 def _sync_files(folder: Path) -> None:
@@ -228,22 +258,16 @@ def sha256_of(path: Path) -> str:
 def write_hashed(file: Path, pieces: Iterable[memoryview]) -> str:
     """Write `pieces` one after the other into a new file; returns its hex sha256.
 
-    While one thread writes a block and another waits until the disk has the one before it, this one hashes the block
-    from memory: what takes longest decides, and nothing is read back. An error of the disk is raised here.
+    While one thread writes a block this one hashes it from memory: nothing is read back. The disk has it when it is
+    synced. An error of the disk is raised here.
     """
     digest = hashlib.sha256()
-    with open(file, "wb") as handle, ThreadPoolExecutor(2) as pool:
-        synced: Future[None] | None = None
+    with open(file, "wb") as handle, ThreadPoolExecutor(1) as pool:
         for block in _blocks(pieces):
             written = pool.submit(_write, handle, block)
             for piece in block:
                 digest.update(piece)
             written.result()
-            if synced is not None:
-                synced.result()
-            synced = pool.submit(os.fsync, handle.fileno())
-        if synced is not None:
-            synced.result()
     return digest.hexdigest()
 
 

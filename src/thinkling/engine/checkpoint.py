@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thinkling.core.errors import RunError
-from thinkling.core.files import clear_all_leftovers, damage, seal, whole_folder
+from thinkling.core.files import Attempt, clear_all_leftovers, damage, seal
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
@@ -71,7 +71,7 @@ class Checkpoint:
         optimizer.restore(kept, self.step)
 
 
-def save(
+def begin(
     run: Run,
     step: int,
     model: Decoder,
@@ -82,8 +82,11 @@ def save(
     keep: int,
     spare: Collection[int] = (),
     beside: Callable[[Path], None] = lambda _: None,
-) -> Path:
-    """Write checkpoints/step-N and drop all but the newest `keep` and those of the steps in `spare`.
+) -> Callable[[], None]:
+    """Write all of checkpoints/step-N; what is returned waits for the disk, and then there is a checkpoint.
+
+    Once this has returned, model and optimizer may change. The second part also drops all but the newest `keep`
+    checkpoints and those of the steps in `spare`; it may run in another thread, and raises what this does.
 
     Args:
         beside: Writes what else belongs into the folder.
@@ -91,8 +94,8 @@ def save(
     Raises:
         RunError: No space is left; the older checkpoints are untouched.
     """
-    folder = run.checkpoint_dir(step)
-    with whole_folder(folder) as new:
+    attempt = Attempt(run.checkpoint_dir(step))
+    with attempt.filling() as new:
         (new / OPTIMIZER).mkdir()
         with ThreadPoolExecutor(WRITERS) as pool:  # a hash keeps one core busy, and it takes longest
             hashes = {
@@ -103,11 +106,15 @@ def save(
             beside(new)
             (new / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
         seal(new, {name: written.result() for name, written in hashes.items()})
-    # A later folder was passed over as damaged; it must not count as one of those kept.
-    for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
-        if s not in spare:
-            shutil.rmtree(old)
-    return folder
+
+    def finish() -> None:
+        attempt.finish()
+        # A later folder was passed over as damaged; it must not count as one of those kept.
+        for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
+            if s not in spare:
+                shutil.rmtree(old)
+
+    return finish
 
 
 def _save_kind(kind: str, state: Mapping[str, Tensor], checkpoint: Path) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from thinkling.core.errors import OtherRunError
+from thinkling.core.errors import OtherRunError, RunError
 from thinkling.core.files import damage, writing
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
@@ -49,12 +50,32 @@ class Keeper:
         self.config, self.fingerprint, self.progress = config, fingerprint, progress
         self.average = MovingAverage(optimizer, config.average_decay) if config.average == "ema" else None
         self.saved = -1
-        """The step of the newest good checkpoint."""
+        """The step of the newest checkpoint."""
+        self._disk = ThreadPoolExecutor(1)
+        self._awaited: Future[None] | None = None
+        """Of the newest checkpoint, while the disk does not have it."""
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the disk; what it refuses is raised, unless something else is on its way."""
+        try:
+            self.settle()
+        except RunError as error:
+            if kind is None:
+                raise
+            self.progress.note(str(error))
+        finally:
+            self._disk.shutdown()
 
     # writing ----------------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: dict[str, Any], looks: Sequence[Look], *, final: bool) -> None:
         """Write the checkpoint of `step`, and drop those that nothing needs any longer.
+
+        The training goes on while the disk takes it in: what was written is the kernel's, and a copy. Killed in that
+        time, a run goes on from the checkpoint before.
 
         Args:
             state: What the loop needs to go on from here, beside weights and moments.
@@ -63,11 +84,12 @@ class Keeper:
 
         Raises:
             NumericsError: A weight is not finite.
-            RunError: No space is left; the older checkpoints are untouched.
+            RunError: No space is left, for this one or the one before; the older checkpoints are untouched.
         """
+        self.settle()
         self.run.sync()  # a resumed run writes no line of an earlier step again
         refuse_broken_weights(self.model, f"after step {step}")  # or the last good checkpoint would be rotated out
-        checkpoint.save(
+        finish = checkpoint.begin(
             self.run,
             step,
             self.model,
@@ -83,7 +105,21 @@ class Keeper:
             spare=self._spared(step, looks),
             beside=functools.partial(self._save_average, step, final),
         )
+        self._awaited = self._disk.submit(finish)
         self.saved = step
+
+    def settle(self, *, wait: bool = True) -> None:
+        """Have the newest checkpoint on the disk.
+
+        Args:
+            wait: Otherwise only what has failed meanwhile is raised.
+
+        Raises:
+            RunError: The disk did not take it; the older ones are untouched.
+        """
+        if self._awaited is not None and (wait or self._awaited.done()):
+            awaited, self._awaited = self._awaited, None
+            awaited.result()
 
     def _spared(self, step: int, looks: Sequence[Look]) -> set[int]:
         """Checkpoints that are still needed, however old: those to be averaged, the one to go back to, and the best;
@@ -116,6 +152,7 @@ class Keeper:
 
     def has_all(self, step: int) -> bool:
         """Whether `step` is saved with all that the end of a training has."""
+        self.settle()
         lacks_average = self.config.average == "last" and not (self.run.checkpoint_dir(step) / FOLDER).is_dir()
         return self.saved == step and not lacks_average
 
@@ -141,7 +178,12 @@ class Keeper:
         return found
 
     def to_go_back_to(self) -> checkpoint.Checkpoint | None:
-        """The newest whole checkpoint of save_steps: what Ctrl-C or a best validation left between is none of them."""
+        """The newest whole checkpoint of save_steps: what Ctrl-C or a best validation left between is none of them.
+
+        Raises:
+            RunError: As `settle`.
+        """
+        self.settle()
         return checkpoint.newest(self.run, self.progress, every=self.config.save_steps)
 
     def forget_after(self, step: int) -> None:

@@ -21,7 +21,7 @@ from thinkling.core.progress import Progress
 from thinkling.core.run import Run
 from thinkling.data.batch import Batch
 from thinkling.data.kinds import Kinds
-from thinkling.engine import overfitting, shortage
+from thinkling.engine import overfitting, shortage, slowness
 from thinkling.engine.averaging import FOLDER
 from thinkling.engine.checkpoint import Checkpoint
 from thinkling.engine.coverage import Work
@@ -121,9 +121,11 @@ def train(
         epsilon=config.adam_epsilon,
         weight_decay=config.weight_decay,
     )
-    keeper = Keeper(run, model, tokenizer, optimizer, config, fingerprint, progress)
     try:
-        with _kernels(model, config, progress):
+        with (
+            _kernels(model, config, progress),
+            Keeper(run, model, tokenizer, optimizer, config, fingerprint, progress) as keeper,
+        ):
             return _Loop(
                 model,
                 tokenizer,
@@ -187,6 +189,7 @@ class _Loop:
         self.spikes = SpikeWatch(self.config)
         self.overfit = overfitting.OverfitWatch(sum(map(self._is_looked_at, range(1, self.steps + 1))))
         self.clock = StepClock(self.model.device)
+        self.slow = slowness.SpeedWatch(self.speed.peak_flops, self.model.device.type)
         self.memory = HeldMemory(self.model.device)
         self.kinds = Kinds(self.tokenizer)
         self.reports = Reports(self.config.report_to, self.run, self.progress)
@@ -248,6 +251,7 @@ class _Loop:
         """The last save where it is still to be made, and which weights are the run's model."""
         if not self.keeper.has_all(step):
             self._save(step, final=True)
+        self.keeper.settle()
         why, choice = self._reason_to_stop() if step < self.steps else None, choice_of(self.config)
         best = self._best()
         place = round(best["step"]) if choice == "best" and best is not None else step
@@ -355,7 +359,9 @@ class _Loop:
 
     def _throughput(self, batch: Batch, micros: list[Batch]) -> dict[str, float]:
         took, supervised = self.clock.training_s, len(batch.targets())
-        flops_per_s = step_flops(self.model.config, micros, self.speed.work) / took
+        flops = step_flops(self.model.config, micros, self.speed.work)
+        self.slow.computed(flops, took, len(micros), batch.n_tokens)
+        flops_per_s = flops / took
         return {
             "tokens/step": batch.n_tokens,
             "tokens/computed": sum(micro.n_tokens for micro in micros),
@@ -374,6 +380,7 @@ class _Loop:
         return step == self.steps or bool(self.config.eval_steps and step % self.config.eval_steps == 0)
 
     def _after_step(self, step: int, stop: StopRequested) -> None:
+        self.keeper.settle(wait=False)
         due = self.config.save_steps and step % self.config.save_steps == 0
         if step == self.steps or due:
             self._save(step)
@@ -385,14 +392,23 @@ class _Loop:
         if (is_best or stop.requested) and self.keeper.saved != step:
             self._save(step)
         if is_best:
+            self.keeper.settle()  # what is best is there
             self.run.write_best(best)
+        self._watch_speed(step)
         if stop.requested and step < self.steps:
+            self.keeper.settle()
             self.run.finish("interrupted", step=step, steps=self.steps)
             raise stop.error(
                 tr("stopped after step {step} of {steps}; everything up to here is saved", step=step, steps=self.steps),
                 where=str(self.run.checkpoint_dir(step)),
                 fix=tr("the same command goes on from here"),
             )
+
+    def _watch_speed(self, step: int) -> None:
+        found = self.slow.after_step(self.clock.split())
+        if found is not None:
+            self.run.event(step, slowness.EVENT, found.record())
+            self.progress.note(found.in_words(step))
 
     @contextlib.contextmanager
     def _saved_if_it_fails(self, step: int) -> Iterator[None]:

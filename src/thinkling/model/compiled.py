@@ -2,10 +2,11 @@
 
 An option, because it costs before it gains: half a minute on two cores the first time on a machine, some seconds from
 Inductor's cache after that, and it needs a C++ compiler. The cache is THINKLING_HOME/compiled, unless torch's own
-TORCHINDUCTOR_CACHE_DIR is set: in the place for temporary files, torch's choice, others could lay kernels. Matrix products and attention gain nothing from it and stay as
-they are. The formulas are those of functions.py, computed in fp32 and rounded once, where the eager ones round after
-each operation; both are held against the same oracles. Shapes are dynamic in the number of rows, so that no later step
-compiles anything: what would have to be compiled anew is an error, not a silent return to eager code.
+TORCHINDUCTOR_CACHE_DIR is set: where temporary files go, torch's choice, others could lay kernels. Matrix products and
+attention gain nothing from it and stay as they are. The formulas are those of functions.py, computed in fp32 and
+rounded once, where the eager ones round after each operation; both are held against the same oracles. Shapes are
+dynamic in the number of rows, so that no later step compiles anything: what would have to be compiled anew is an error,
+not a silent return to eager code.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def compiled_kernels(width: int, ffn_width: int, dtype: torch.dtype, device: tor
             raise
         raise MachineError(
             tr("the kernels could not be compiled: {error}", error=_cause(error)),
-            where=tr("torch_compile = true, with {compiler}, kept in {folder}", compiler=compiler(), folder=os.environ[CACHE]),
+            where=tr(
+                "torch_compile = true, with {compiler}, kept in {folder}", compiler=compiler(), folder=os.environ[CACHE]
+            ),
             fix=tr(
                 "look whether the compiler and the headers of Python are whole, delete that folder, "
                 "or leave torch_compile out"
