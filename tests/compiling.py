@@ -64,4 +64,4 @@ def main(dtype: torch.dtype) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(getattr(torch, sys.argv[1]))))
+    print(json.dumps({name: main(getattr(torch, name)) for name in sys.argv[1:]}))

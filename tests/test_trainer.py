@@ -222,9 +222,7 @@ def test_no_space_left_keeps_the_checkpoint_before(tiny_model, tokenizer, tmp_pa
 
 
 @pytest.mark.parametrize("steps", [3, 6])
-def test_what_the_disk_refuses_after_the_training_went_on_is_told(
-    tiny_model, tokenizer, tmp_path, monkeypatch, steps
-):
+def test_what_the_disk_refuses_after_the_training_went_on_is_told(tiny_model, tokenizer, tmp_path, monkeypatch, steps):
     refused = []
 
     def finish(attempt):

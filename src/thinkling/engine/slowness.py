@@ -28,8 +28,8 @@ FIRST_STEPS = 2
 OTHERS_CORES = 0.2
 """Taken by other programs: enough to stall threads that wait for each other."""
 SMALL_TOKENS = {"cpu": 256, "cuda": 2048}
-"""Of a micro-batch: with fewer, products are narrow and the costs of each step dominate. Measured on two cores; on a card
-the usual rule that a product wants some thousand rows."""
+"""Of a micro-batch: with fewer, products are narrow and the fixed costs of a step dominate. Seen so on two cores; for a
+card the usual rule that a product wants some thousand rows."""
 SHARES = ("data", "evaluation", "checkpoint")
 """Phases of a step's clock in which nothing is trained."""
 
