@@ -221,36 +221,40 @@ def test_no_space_left_keeps_the_checkpoint_before(tiny_model, tokenizer, tmp_pa
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("steps", [3, 6])
-def test_what_the_disk_refuses_after_the_training_went_on_is_told(tiny_model, tokenizer, tmp_path, monkeypatch, steps):
-    refused = []
+@pytest.fixture
+def refused(monkeypatch):
+    """Call it, and from then on the disk takes no checkpoint; the names of those that it refused."""
+    names, finish = [], files.Attempt.finish
 
-    def finish(attempt):
-        refused.append(attempt.path.name)
+    def refuse(attempt):
+        if not attempt.path.name.startswith("step-"):  # the folder of a model within
+            return finish(attempt)
+        names.append(attempt.path.name)
         attempt._drop()
         raise RunError("there is no space left to write it", where="here", fix="free some")
 
-    def from_now_on():
-        monkeypatch.setattr(files.Attempt, "finish", finish)
+    return names, lambda: monkeypatch.setattr(files.Attempt, "finish", refuse)
 
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_what_the_disk_refuses_after_the_training_went_on_is_told(tiny_model, tokenizer, tmp_path, refused, steps):
+    names, from_now_on = refused
     with pytest.raises(RunError, match="no space left"):
         training(tiny_model, tokenizer, tmp_path / "run", Watch(steps - 1, from_now_on), save_steps=steps)
-    assert refused == [f"step-{steps}"]  # no other is begun
+    assert names == [f"step-{steps}"]  # no other is begun
     assert Run.open(tmp_path / "run").checkpoints() == []
 
 
-def test_a_fault_of_the_training_is_not_hidden_by_one_of_the_disk(tiny_model, tokenizer, tmp_path, monkeypatch):
-    def finish(attempt):
-        attempt._drop()
-        raise RunError("there is no space left to write it", where="here", fix="free some")
-
+def test_a_fault_of_the_training_is_not_hidden_by_one_of_the_disk(tiny_model, tokenizer, tmp_path, refused):
     def fail():
         raise ZeroDivisionError
 
+    names, from_now_on = refused
+    from_now_on()
     progress = Watch(2, fail)
-    monkeypatch.setattr(files.Attempt, "finish", finish)
     with pytest.raises(ZeroDivisionError):
         training(tiny_model, tokenizer, tmp_path / "run", progress)
+    assert names == ["step-2"]
     assert any("no space left" in note for note in progress.notes)
 
 
