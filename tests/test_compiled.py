@@ -34,7 +34,10 @@ def lived(home: Path, *dtypes: str, **environment: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_compiled_kernels_agree_with_the_plain_functions_and_their_gradients(tmp_path):
     tolerances = {"float32": 1e-5, "bfloat16": 2e-2}
-    for dtype, found in lived(tmp_path, *tolerances).items():
+    seen = lived(tmp_path, *tolerances)
+    if "cannot" in seen:
+        pytest.skip(f"Inductor compiles nothing on this machine: {seen['cannot']}")
+    for dtype, found in seen.items():
         assert "failed" not in found, found["failed"]
         assert found["used"]
         assert not found["left"]
