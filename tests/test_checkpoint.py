@@ -12,7 +12,7 @@ from torch import nn
 
 from thinkling.core import files
 from thinkling.core.errors import NumericsError
-from thinkling.core.files import seal, sha256_of
+from thinkling.core.files import digest_of, seal
 from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.engine import checkpoint
@@ -65,7 +65,7 @@ def test_tensors_hashed_while_written_are_the_librarys_file_to_the_byte(
     save_tensors(tensors, tmp_path / "library")
     digest = save_hashed(tensors, tmp_path / "ours")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
-    assert digest == sha256_of(tmp_path / "ours")
+    assert digest == digest_of(tmp_path / "ours")
 
 
 def test_a_tensor_that_is_seen_across_is_written_as_it_reads(tmp_path: Path):

@@ -19,6 +19,7 @@ from thinkling.core.files import (
     clear_all_leftovers,
     clear_leftovers,
     damage,
+    digest_of,
     seal,
     sha256_of,
     whole_folder,
@@ -152,7 +153,7 @@ def test_what_is_hashed_while_it_is_written_is_the_file(
     pieces = [os.urandom(size) for size in sizes]
     digest = write_hashed(tmp_path / "a", map(memoryview, pieces))
     assert (tmp_path / "a").read_bytes() == b"".join(pieces)
-    assert digest == sha256_of(tmp_path / "a")
+    assert digest == digest_of(tmp_path / "a")
 
 
 def test_a_disk_that_refuses_another_thread_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -270,5 +271,5 @@ def test_a_file_that_the_disk_does_not_give_is_damage(sealed: Path, monkeypatch:
     def broken(path: Path) -> str:
         raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr(files, "sha256_of", broken)
+    monkeypatch.setattr(files, "digest_of", broken)
     assert "Input/output error" in str(damage(sealed))

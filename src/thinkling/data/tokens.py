@@ -5,7 +5,7 @@
     ends.bin      three uint64 a row, each counted from the beginning: tokens, learnt tokens, bytes of source names
     sources.bin   UTF-8: the name of each row, one behind the other
     meta.json     version, counts, the table of weights, and the account of what was lost
-    manifest.json the sha256 of each of them (core/files.py)
+    manifest.json the digest of each of them (core/files.py)
 
 All numbers are little-endian. Writing holds one chunk of rows, reading the rows that are asked for, so that 50 GB cost
 no more memory than 50 MB. docs/data.md describes the format for its readers.
@@ -31,10 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinkling.core.errors import DataError, RunError
-from thinkling.core.files import MANIFEST, damage
+from thinkling.core.files import MANIFEST, damage, digest_of, new_digest
 from thinkling.core.language import tr
 
-VERSION = 1
+VERSION = 2
 """Of the format; files of another one are made anew."""
 META = "meta.json"
 COLUMNS = ("tokens.bin", "weights.bin", "ends.bin", "sources.bin")
@@ -96,7 +96,7 @@ class TokenWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files = {name: open(folder / name, "wb") for name in COLUMNS}  # noqa: SIM115  (closed in __exit__)
-        self._hashes = {name: hashlib.sha256() for name in COLUMNS}
+        self._hashes = {name: new_digest() for name in COLUMNS}
         self._table: dict[float, int] = {}
         self._end = np.zeros(3, dtype=np.int64)
         self._rows = self._longest = 0
@@ -165,7 +165,7 @@ class TokenWriter:
         (self.folder / META).write_text(text, encoding="utf-8")
         # In the form of core/files.py's manifest, without reading what has just been written once more.
         hashes = {name: digest.hexdigest() for name, digest in self._hashes.items()}
-        hashes[META] = hashlib.sha256(text.encode()).hexdigest()
+        hashes[META] = digest_of(self.folder / META)
         (self.folder / MANIFEST).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@
     checkpoints/step-N/optimizer/           master.safetensors, first.safetensors and second.safetensors: the fp32
                                             masters and moments of what is trained
     checkpoints/step-N/state.json           step, data cursor, what the run may continue under
-    checkpoints/step-N/manifest.json        sha256 of every file above
+    checkpoints/step-N/manifest.json        the digest of every file above
 
 A checkpoint that does not match its manifest is passed over for the one before it, aloud.
 """
@@ -97,7 +97,7 @@ def begin(
     attempt = Attempt(run.checkpoint_dir(step))
     with attempt.filling() as new:
         (new / OPTIMIZER).mkdir()
-        with ThreadPoolExecutor(WRITERS) as pool:  # a hash keeps one core busy, and it takes longest
+        with ThreadPoolExecutor(WRITERS) as pool:  # each file is the work of one core
             hashes = {
                 f"{OPTIMIZER}/{kind}.safetensors": pool.submit(_save_kind, kind, optimizer.state(), new)
                 for kind in ("master", "first", "second")
@@ -118,7 +118,7 @@ def begin(
 
 
 def _save_kind(kind: str, state: Mapping[str, Tensor], checkpoint: Path) -> str:
-    """Write one kind of the optimizer's tensors into its file; returns the file's sha256."""
+    """Write one kind of the optimizer's tensors into its file; returns the file's digest."""
     named = {name: tensor for name, tensor in state.items() if name.startswith(f"{kind}/")}
     return save_hashed(named, checkpoint / OPTIMIZER / f"{kind}.safetensors")
 

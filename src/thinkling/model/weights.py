@@ -195,7 +195,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def save_hashed(tensors: Mapping[str, Tensor], file: Path) -> str:
-    """What `save_tensors` writes of fp32 tensors, byte for byte; returns the file's sha256, taken on the way.
+    """What `save_tensors` writes of fp32 tensors, byte for byte; returns the file's digest, taken on the way.
 
     Raises:
         OSError: The disk refuses.
