@@ -19,7 +19,7 @@ from thinkling.core.errors import ConfigError
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress, Silent
 from thinkling.data.types import Completion, FinishReason
-from thinkling.engine.sampling import Chooser, Sampling, choose
+from thinkling.engine.sampling import Chooser, Sampling, check, choose, chooser
 from thinkling.model.attend import CachedAttend, KeyValueCache, PrefillAttend
 from thinkling.model.decoder import Decoder
 from thinkling.model.packed import pack
@@ -49,6 +49,7 @@ class _Live:
     began: float
     chooser: Chooser
     logprobs: list[float] = field(default_factory=list)
+    sampled_logprobs: list[float] = field(default_factory=list)
     finish: FinishReason | None = None
 
     @property
@@ -180,8 +181,8 @@ class Engine:
         attend = PrefillAttend(cache, starts, [b for b, _, _ in entering])
         hidden = self.packed(tokens.to(self.model.device), positions.to(self.model.device), attend)  # (N, D)
         for b, index, request in entering:
-            chooser = Chooser(request.sampling, request.seed, request.tokens, index=index)
-            rows[b] = _Live(index, request, began, chooser)
+            own = chooser(request.sampling, request.seed, request.tokens, index, self.tokenizer)
+            rows[b] = _Live(index, request, began, own)
             lengths[b] = len(request.tokens)
         changed = [b for b, _, _ in entering]
         last = hidden[(starts[1:] - 1).to(hidden.device)]  # (number entering, D)
@@ -200,8 +201,9 @@ class Engine:
             hidden = hidden[torch.tensor(living, device=hidden.device)]
         states = [live for b in living if (live := rows[b]) is not None]
         choice = choose(self.packed.logits(hidden), [live.chooser for live in states])
-        for b, live, token, logprob in zip(living, states, choice.tokens, choice.logprobs, strict=True):
-            live.logprobs.append(logprob)
+        for i, (b, live, token) in enumerate(zip(living, states, choice.tokens, strict=True)):
+            live.logprobs.append(choice.logprobs[i])
+            live.sampled_logprobs.append(choice.sampled_logprobs[i])
             live.finish = self._ending(live)
             pending[b] = token
             if live.finish is not None:
@@ -211,7 +213,7 @@ class Engine:
 
     def _ending(self, live: _Live) -> FinishReason | None:
         sampling = live.request.sampling
-        if live.tokens[-1] in self.tokenizer.stop_ids:
+        if live.tokens[-1] in live.chooser.ends:
             return "stop"
         if sampling.stop:
             # Only the last few tokens can have completed a stop text, and a token has at least one byte.
@@ -237,6 +239,8 @@ class Engine:
             finish_reason=live.finish,
             prompt_tokens=len(live.request.tokens),
             time_s=time.monotonic() - live.began,
+            sampled_logprobs=tuple(live.sampled_logprobs) if live.request.sampling.sampled_logprobs else (),
+            forced=tuple(live.chooser.forced),
         )
 
     # room -------------------------------------------------------------------------------------------------------
@@ -252,6 +256,7 @@ class Engine:
                 where=where,
                 fix=tr("shorten the prompt, or take a model with a longer context"),
             )
+        check(request.sampling, self.tokenizer, self.model.config.vocab_size, where)
 
     def _longest(self, requests: Sequence[Request]) -> int:
         longest = max(len(r.tokens) + r.sampling.max_new_tokens for r in requests)
