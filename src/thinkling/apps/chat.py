@@ -96,18 +96,19 @@ def open_chat(
     *,
     system: str | None,
     seed: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
+    **settings: float,
 ) -> Callable[[], None]:
     """Load a model; what is returned holds the conversation on standard input and output.
+
+    Args:
+        settings: Of `Sampling`, by their names.
 
     Raises:
         ThinklingError: The model cannot be had, or a number is out of range.
     """
     from thinkling.engine.generate import Sampling
 
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
+    sampling = Sampling(**settings)  # type: ignore[arg-type]  # the names are those of the command line
     answer = engine_speaker(model, progress, sampling)
     return lambda: hold(Chat(answer, sys.stdout, system=system, seed=seed), sys.stdin)
 

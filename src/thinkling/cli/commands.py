@@ -128,6 +128,11 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message; without it, the model's own default.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that reach this sum.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from so many of the likeliest tokens; 0: all.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Sample from tokens this many times as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that were there are less likely.")] = 1.0,
+    frequency_penalty: Annotated[float, typer.Option(help="Taken off for every time a token was said.")] = 0.0,
+    presence_penalty: Annotated[float, typer.Option(help="Taken off once a token was said.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
 ) -> None:
@@ -140,10 +145,15 @@ def chat(
             model,
             progress,
             system=system,
+            seed=seed,
             temperature=temperature,
             top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
             max_new_tokens=max_new_tokens,
-            seed=seed,
         )
     talk()
 

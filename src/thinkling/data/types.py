@@ -70,6 +70,10 @@ class Completion:
     """How long the prompt was."""
     time_s: float = 0.0
     """From admission to the last token."""
+    sampled_logprobs: tuple[float, ...] = ()
+    """Nats of each token under the distribution that it was drawn from; empty unless asked for."""
+    forced: tuple[int, ...] = ()
+    """Places of tokens that the model did not choose: a thinking budget, or a choice with one way on."""
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,18 @@ matrix products are not invariant to the number of rows, docs/engine.md).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from thinkling.core.errors import ConfigError, NumericsError
+from thinkling.core.errors import ConfigError
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress, Silent
 from thinkling.data.types import Completion, FinishReason
+from thinkling.engine.sampling import Chooser, Sampling, check, choose, chooser
 from thinkling.model.attend import CachedAttend, KeyValueCache, PrefillAttend
 from thinkling.model.decoder import Decoder
 from thinkling.model.packed import pack
@@ -28,36 +27,6 @@ from thinkling.tokenizer.tokenizer import Tokenizer
 
 PREFILL_TOKENS = 16_384
 """Prompt tokens computed in one forward pass: 64 prompts of a task together, and no more memory for long ones."""
-LOWEST_TEMPERATURE = 1e-3
-"""Below it logits divided by the temperature overflow fp32; 0 says greedy."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen."""
-
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Sample from the smallest set of tokens whose probability reaches this; Holtzman et al. 2020, arXiv:1904.09751."""
-    max_new_tokens: int = 256
-    """New tokens, not the total."""
-    stop: tuple[str, ...] = ()
-    """The completion ends before the first of these texts."""
-
-    def __post_init__(self) -> None:
-        problems = {
-            f"temperature = {self.temperature}": self.temperature < 0 or 0 < self.temperature < LOWEST_TEMPERATURE,
-            f"top_p = {self.top_p}": not 0 < self.top_p <= 1,
-            f"max_new_tokens = {self.max_new_tokens}": self.max_new_tokens < 1,
-            tr("top_p = {top_p} with temperature 0 has no effect", top_p=self.top_p): self.temperature == 0
-            and self.top_p != 1,
-            tr("stop holds an empty text"): "" in self.stop,
-        }
-        for what, present in problems.items():
-            if present:
-                fix = tr("temperature 0 or at least 0.001; 0 < top_p <= 1; max_new_tokens >= 1")
-                raise ConfigError(what, where=tr("sampling"), fix=fix)
 
 
 @dataclass(frozen=True)
@@ -78,9 +47,14 @@ class _Live:
     index: int
     request: Request
     began: float
-    tokens: list[int] = field(default_factory=list)
+    chooser: Chooser
     logprobs: list[float] = field(default_factory=list)
+    sampled_logprobs: list[float] = field(default_factory=list)
     finish: FinishReason | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.chooser.tokens
 
 
 class Engine:
@@ -207,7 +181,8 @@ class Engine:
         attend = PrefillAttend(cache, starts, [b for b, _, _ in entering])
         hidden = self.packed(tokens.to(self.model.device), positions.to(self.model.device), attend)  # (N, D)
         for b, index, request in entering:
-            rows[b] = _Live(index, request, began)
+            own = chooser(request.sampling, request.seed, request.tokens, index, self.tokenizer)
+            rows[b] = _Live(index, request, began, own)
             lengths[b] = len(request.tokens)
         changed = [b for b, _, _ in entering]
         last = hidden[(starts[1:] - 1).to(hidden.device)]  # (number entering, D)
@@ -225,10 +200,10 @@ class Engine:
         if not aligned and len(living) < len(rows):
             hidden = hidden[torch.tensor(living, device=hidden.device)]
         states = [live for b in living if (live := rows[b]) is not None]
-        chosen, logprobs = choose(self.packed.logits(hidden), states)
-        for b, live, token, logprob in zip(living, states, chosen, logprobs, strict=True):
-            live.tokens.append(token)
-            live.logprobs.append(logprob)
+        choice = choose(self.packed.logits(hidden), [live.chooser for live in states])
+        for i, (b, live, token) in enumerate(zip(living, states, choice.tokens, strict=True)):
+            live.logprobs.append(choice.logprobs[i])
+            live.sampled_logprobs.append(choice.sampled_logprobs[i])
             live.finish = self._ending(live)
             pending[b] = token
             if live.finish is not None:
@@ -238,7 +213,7 @@ class Engine:
 
     def _ending(self, live: _Live) -> FinishReason | None:
         sampling = live.request.sampling
-        if live.tokens[-1] in self.tokenizer.stop_ids:
+        if live.tokens[-1] in live.chooser.ends:
             return "stop"
         if sampling.stop:
             # Only the last few tokens can have completed a stop text, and a token has at least one byte.
@@ -264,6 +239,8 @@ class Engine:
             finish_reason=live.finish,
             prompt_tokens=len(live.request.tokens),
             time_s=time.monotonic() - live.began,
+            sampled_logprobs=tuple(live.sampled_logprobs) if live.request.sampling.sampled_logprobs else (),
+            forced=tuple(live.chooser.forced),
         )
 
     # room -------------------------------------------------------------------------------------------------------
@@ -279,6 +256,7 @@ class Engine:
                 where=where,
                 fix=tr("shorten the prompt, or take a model with a longer context"),
             )
+        check(request.sampling, self.tokenizer, self.model.config.vocab_size, where)
 
     def _longest(self, requests: Sequence[Request]) -> int:
         longest = max(len(r.tokens) + r.sampling.max_new_tokens for r in requests)
@@ -317,61 +295,3 @@ def _entering(free: Sequence[int], waiting: list[tuple[int, Request]]) -> list[t
 def _overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` could be the beginning of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-# choosing -----------------------------------------------------------------------------------------------------------
-
-
-def choose(logits: Tensor, states: Sequence[_Live]) -> tuple[list[int], list[float]]:
-    """The next token of each row and its log-probability under the unmodified policy. logits (B, V) fp32."""
-    logsumexp = torch.logsumexp(logits, dim=-1)  # (B,)
-    tokens = logits.argmax(dim=-1)  # (B,)
-    drawing = [i for i, live in enumerate(states) if live.request.sampling.temperature > 0]
-    if drawing:
-        rows = torch.tensor(drawing, device=logits.device)
-        tokens[rows] = _draw(logits[rows], [states[i] for i in drawing])
-    logprobs = (logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logsumexp).tolist()
-    for live, logprob in zip(states, logprobs, strict=True):
-        if not math.isfinite(logprob):
-            raise NumericsError(
-                tr("the model's output is not a number"),
-                where=tr("request {index}, token {place}", index=live.index, place=len(live.tokens) + 1),
-                fix=tr(
-                    "its weights are damaged, or training blew them up: take an earlier checkpoint or another model"
-                ),
-            )
-    return tokens.tolist(), logprobs
-
-
-def _draw(logits: Tensor, states: Sequence[_Live]) -> Tensor:
-    """Inverse-CDF sampling, one uniform number a row from the request's own stream: (R, V) -> (R,)."""
-    temperatures = torch.tensor([s.request.sampling.temperature for s in states], device=logits.device)
-    uniform = torch.tensor(
-        [uniform_number(s.request.seed, len(s.tokens)) for s in states], dtype=torch.float64, device=logits.device
-    )
-    top_p = torch.tensor([s.request.sampling.top_p for s in states], device=logits.device)
-    probabilities = torch.softmax(logits / temperatures.unsqueeze(1), dim=-1)  # (R, V)
-    tokens = _inverse_cdf(probabilities, uniform)
-    cut = [i for i, s in enumerate(states) if s.request.sampling.top_p < 1]
-    if cut:  # only these rows take the sorted way, so that no row's draw depends on its company
-        rows = torch.tensor(cut, device=logits.device)
-        ordered, order = probabilities[rows].sort(dim=-1, descending=True)
-        # A token stays while the probability before it has not reached top_p: the first one always does.
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= top_p[rows].unsqueeze(1), 0.0)
-        tokens[rows] = order.gather(1, _inverse_cdf(ordered, uniform[rows]).unsqueeze(1)).squeeze(1)
-    return tokens
-
-
-def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Index whose cumulated weight first exceeds uniform * total: (R, V), (R,) -> (R,)."""
-    cumulated = weights.cumsum(-1, dtype=torch.float64)  # fp32 would let the last thousands of tokens share one value
-    wanted = uniform * cumulated[:, -1]
-    places = torch.searchsorted(cumulated, wanted.unsqueeze(1), right=True).squeeze(1)
-    return places.clamp_max(weights.shape[1] - 1)
-
-
-def uniform_number(seed: int, place: int) -> float:
-    """A number in [0, 1), a pure function of the request's seed and the token's place (Philox, Salmon et al. 2011)."""
-    bits = np.random.Philox(key=seed & (2**64 - 1), counter=place).random_raw()
-    return float(int(bits) >> 11) * 2.0**-53

@@ -63,6 +63,23 @@ class Config(Settings):
     temperature: float = Field(0.0, ge=0)
     """0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the smallest set of tokens whose probability reaches this."""
+    top_k: int = Field(0, ge=0)
+    """Sample from so many of the likeliest tokens; 0: from all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Sample from tokens at least so many times as likely as the likeliest."""
+    repetition_penalty: float = Field(1.0, gt=0)
+    """Divides the logits of all tokens of prompt and completion; 1 changes nothing."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken off a token's logit for every time that the completion holds it."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken off a token's logit once the completion holds it."""
+    min_new_tokens: int = Field(0, ge=0)
+    """No completion ends before so many tokens."""
+    thinking_budget: int = Field(0, ge=0)
+    """Tokens of thought after which its closing tag is forced; 0: no limit."""
+    thinking_close: str = Field("</think>", min_length=1)
+    """The closing tag of a thought."""
     system: str | None = None
     """System message; None leaves the model's own default."""
     seed: int = 0
@@ -72,10 +89,33 @@ class Config(Settings):
     """Compare item by item with this earlier evaluation: a run folder or @STAGE."""
 
     @model_validator(mode="after")
-    def _top_p_needs_a_temperature(self) -> Config:
-        if self.temperature == 0 and self.top_p < 1:
-            raise ValueError(tr("top_p has no effect at temperature 0; set temperature too, or leave top_p at 1"))
+    def _settings_of_sampling_have_an_effect(self) -> Config:
+        cut = [name for name in ("top_p", "top_k", "min_p") if getattr(self, name) != SAMPLING[name]]
+        if self.temperature == 0 and cut:
+            raise ValueError(
+                tr("{name} has no effect at temperature 0; set temperature too, or leave {name} out", name=cut[0])
+            )
+        if max(self.thinking_budget, self.min_new_tokens) >= self.max_new_tokens:
+            raise ValueError(tr("thinking_budget and min_new_tokens have to be less than max_new_tokens"))
         return self
+
+
+SAMPLING = {
+    name: Config.model_fields[name].default
+    for name in (
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "min_new_tokens",
+        "thinking_budget",
+        "thinking_close",
+    )
+}
+"""The settings that say how tokens are chosen, with their defaults; `max_new_tokens` is one too."""
 
 
 def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]) -> None:
@@ -96,7 +136,7 @@ def run(config: Config, run: Run, progress: Progress, earlier: Mapping[str, Run]
     if before is not None:
         refuse_what_cannot_be_compared(drawn, protocol(config), before)
     engine, identity = load_engine(referred(config.model, earlier), progress, slots=config.slots)
-    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
+    sampling = Sampling(max_new_tokens=config.max_new_tokens, **{name: getattr(config, name) for name in SAMPLING})
     asked = [(task, problem) for _, task, problems in drawn for problem in problems]
     start = time.monotonic()
     completions = answer(engine, asked, sampling, seed=config.seed, system=config.system, progress=progress)
@@ -180,7 +220,9 @@ def power_in_words(drawn: Sequence[tuple[TaskSpec, Any, list[Problem]]]) -> dict
 
 def protocol(config: Config) -> dict[str, Any]:
     """What two evaluations must share to be compared item by item."""
-    kept = ("max_new_tokens", "temperature", "top_p", "system", "seed")
+    always = ("max_new_tokens", "temperature", "top_p", "system", "seed")
+    # What evaluations of earlier versions did not know stands here only where it does something.
+    kept = [*always, *(name for name in SAMPLING if name not in always and getattr(config, name) != SAMPLING[name])]
     return {
         **{key: getattr(config, key) for key in kept},
         "prompt": "the model's chat template, no examples (0-shot), the task's instruction after the question",
@@ -289,7 +331,8 @@ def refuse_what_cannot_be_compared(
         RunError: Problems or protocol differ.
     """
     old = before.evaluation()["protocol"]
-    changed = [key for key, value in asked.items() if old.get(key) != value]
+    names = [*asked, *(name for name in SAMPLING if name in old and name not in asked)]
+    changed = [name for name in names if old.get(name) != asked.get(name)]
     if changed:
         differing = ", ".join(changed)
         raise RunError(
