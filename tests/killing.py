@@ -182,7 +182,7 @@ BEFORE = Callable[[str, str], None]
 """Told (what, path) before each change of a file under the folder watched."""
 
 
-def watch_disk(root: Path, before: BEFORE, *, late: bool) -> None:
+def watch_disk(root: Path, before: BEFORE, *, late: bool = False) -> None:
     """Call `before` ahead of every change of the disk below `root`; for the rest of this process's life.
 
     Args:

@@ -21,6 +21,7 @@ from thinkling.core.progress import Silent
 from thinkling.core.run import Run
 from thinkling.data.loader import Loader
 from thinkling.engine import checkpoint, overfitting, trainer
+from thinkling.engine.keeping import Keeper
 from thinkling.engine.optimizer import MasterAdamW
 from thinkling.engine.settings import TrainerConfig
 from thinkling.engine.trainer import Speed, train
@@ -93,7 +94,7 @@ def instants(monkeypatch: pytest.MonkeyPatch) -> Instants:
 
     monkeypatch.setattr(trainer, "accumulate", with_leaps)
     places = [(Run, name) for name in ("log", "event", "write_best", "keep_steps_up_to", "sync")]
-    for owner, name in (*places, (checkpoint, "save"), (MasterAdamW, "step")):
+    for owner, name in (*places, (checkpoint, "begin"), (Keeper, "settle"), (MasterAdamW, "step")):
         monkeypatch.setattr(owner, name, found.around(getattr(owner, name)))
     return found
 

@@ -115,7 +115,7 @@ def test_the_format_is_the_one_that_is_documented(tmp_path: Path):
     assert np.fromfile(folder / "ends.bin", "<u8").reshape(-1, 3).tolist() == [[3, 2, 2], [5, 3, 3]]
     assert (folder / "sources.bin").read_text(encoding="utf-8") == "éb"
     assert (meta["version"], meta["rows"], meta["tokens"], meta["supervised_tokens"], meta["longest"]) == (
-        1,
+        2,
         2,
         5,
         3,
