@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinkling.engine.plan import REACHED
-from thinkling.engine.slowness import FIRST_STEPS, SpeedWatch, cores_of_others
+from thinkling.engine.slowness import FIRST_STEPS, SpeedWatch, busy_seconds
 
 PEAK = 1e12
 USUAL = REACHED["cpu"]
@@ -92,8 +92,8 @@ def test_on_a_card_more_tokens_are_few():
 
 
 def test_the_cores_of_this_process_are_among_those_of_all():
-    busy, own = cores_of_others()
+    busy, own = busy_seconds()
     sum(i * i for i in range(2_000_000))
-    busy_after, own_after = cores_of_others()
+    busy_after, own_after = busy_seconds()
     assert own_after > own
     assert busy_after - busy >= 0.5 * (own_after - own)

@@ -29,7 +29,6 @@ ATTEMPT = re.compile(r"\.([^/]+)\.\d+\.(?:partial|replaced)")
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 2**26
 """What `write_hashed` writes at once."""
-PIECE_BYTES = 2**22
 ELSEWHERE = "choose another place: run_dir=PATH for a run, the variable THINKLING_HOME for models"
 
 
@@ -191,7 +190,7 @@ class Attempt:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             self._lock = os.open(self.folder, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _try_lock(self._lock)
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[Path]:
@@ -269,11 +268,8 @@ def new_digest() -> xxhash.xxh3_128:
 
 def digest_of(path: Path) -> str:
     """Hex digest of a file for its manifest, read in pieces."""
-    digest = new_digest()
     with open(path, "rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, new_digest).hexdigest()
 
 
 def write_hashed(file: Path, pieces: Iterable[memoryview]) -> str:
@@ -323,7 +319,8 @@ def damage(folder: Path, within: str = "") -> str | None:
 
     Args:
         folder: It was sealed when it was written.
-        within: Only files whose path in the folder begins so are read, such as "model/"; 1 GiB takes half a second.
+        within: Only files whose path in the folder begins so are read, such as "model/". 1 GiB takes 0.15 s out of the
+            kernel's cache.
     """
     try:
         promised = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thinkling.core.errors import RunError
-from thinkling.core.files import Attempt, clear_all_leftovers, damage, seal
+from thinkling.core.files import Attempt, clear_all_leftovers, damage, seal, writing
 from thinkling.core.language import tr
 from thinkling.core.progress import Progress
 from thinkling.core.run import Run, read_json
@@ -40,6 +40,7 @@ OPTIMIZER = "optimizer"
 MASTERS = f"{OPTIMIZER}/master.safetensors"
 STATE = "state.json"
 WRITERS = 2
+"""Threads that write the optimizer's files while this one writes the model."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def begin(
         # A later folder was passed over as damaged; it must not count as one of those kept.
         for s, old in [(s, p) for s, p in run.checkpoints() if s <= step][:-keep]:
             if s not in spare:
-                shutil.rmtree(old)
+                with writing(old):
+                    shutil.rmtree(old)
 
     return finish
 

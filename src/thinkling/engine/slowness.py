@@ -90,7 +90,7 @@ class Slowness:
         )
 
 
-def cores_of_others() -> tuple[float, float]:
+def busy_seconds() -> tuple[float, float]:
     """Seconds that all cores were busy since the machine's start, and those that this process was."""
     all_of_it, own = psutil.cpu_times(), psutil.Process().cpu_times()
     busy = sum(all_of_it) - all_of_it.idle - sum(getattr(all_of_it, name, 0.0) for name in ("iowait", "guest"))
@@ -109,7 +109,7 @@ class SpeedWatch:
 
     peak_flops: float
     device: str
-    busy: Callable[[], tuple[float, float]] = cores_of_others
+    busy: Callable[[], tuple[float, float]] = busy_seconds
     _left_out: int = 0
     _best: float = 0.0
     _told: set[str] = field(default_factory=set)
